@@ -1,0 +1,59 @@
+"""Give MLflow the runs it never saw: `python -m ops.backfill`. Idempotent; `make` does it after the pipeline.
+
+A stage that DVC restores from its run cache, or that came by `dvc pull`, executes nothing and so logs nothing.
+Its section and its metrics file say what was asked and what came out; a run that lacks is made from them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stages.common.files import read_json
+from stages.common.run import RESULT, flat, result_key, run_name
+from stages.common.statistics import Metrics
+from stages.common.tracking import connect, track, tracking_uri
+
+
+def main(root: Path) -> list[str]:
+    """Log each result of the workspace that no run holds yet; returns their files' names."""
+    import yaml
+
+    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    client = connect(root)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    filled = []
+    for path in sorted((root / "metrics").rglob("*.json")):
+        stage, variant = _stage(path.relative_to(root / "metrics"))
+        if stage not in params:
+            continue
+        metrics: Metrics = read_json(path)
+        key = result_key(params[stage], metrics)
+        if client.search_runs(experiments, f"tags.`{RESULT}` = '{key}'", max_results=1):
+            continue
+        _log(root, params, stage, variant, metrics, key)
+        filled.append(path.relative_to(root).as_posix())
+    if filled:
+        print(f"back-filled {len(filled)} runs in {tracking_uri(root)}: {', '.join(filled)}")
+    return filled
+
+
+def _stage(path: Path) -> tuple[str, str]:
+    return (path.stem, "") if len(path.parts) == 1 else (path.parts[0], path.stem)
+
+
+def _log(root: Path, params: dict[str, Any], stage: str, variant: str, metrics: Metrics, key: str) -> None:
+    tags = {
+        RESULT: key,
+        "lathe.stage": stage,
+        "dvc.stage": f"{stage}@{variant}" if variant else stage,
+        "backfilled": "true",
+        "experiment": str(params["experiment"]),
+    }
+    track.start(root, run_name(params, stage, variant), tags, flat(params[stage]))
+    track.metrics(metrics)
+    track.close("FINISHED")
+
+
+if __name__ == "__main__":
+    main(Path.cwd())

@@ -1,0 +1,85 @@
+"""Bring a dataset in: `python -m ops.data <name> --train FILE [--test FILE] [--labels FILE] [--logs FILE ...]`.
+
+Copies the files into data/raw/<name>/ (rows/, labels/, production/, pretrain/: the folders a dataset always has,
+empty where nothing was given), writes the training rows as text for model=tiny's pretraining, and puts the folder
+under DVC, so that queued experiments and colleagues get it too. Commit the .dvc file it makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from stages.common.files import fresh_dir, read_jsonl, write_jsonl
+
+FOLDERS = ("rows", "labels", "production", "pretrain")
+RAW = Path("data/raw")
+
+
+def main(arguments: list[str]) -> None:
+    """Parse, copy, `dvc add`. Raises ValueError, before anything is copied, for a file that is not there."""
+    chosen = _parser().parse_args(arguments)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", chosen.name):
+        raise ValueError(
+            f"the name {chosen.name!r} is not lower-case letters, digits, - and _: choose another"
+        )
+    files = {
+        "rows/train.jsonl": chosen.train,
+        "rows/test.jsonl": chosen.test,
+        "labels/labels.jsonl": chosen.labels,
+    }
+    files |= {f"production/{log.name}": log for log in chosen.logs}
+    given = {name: path for name, path in files.items() if path is not None}
+    for path in given.values():
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist: give the path of a JSON-lines file")
+    target = RAW / chosen.name
+    if target.exists() and not chosen.replace:
+        raise ValueError(f"{target} exists: --replace puts the new files in its place")
+    _copy(given, target)
+    _pretrain(target)
+    subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", str(target)], check=True)
+    print(f"{target} is in, and under DVC: commit {target}.dvc; then `dvc exp run -S data={chosen.name}`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ops.data")
+    parser.add_argument("name")
+    parser.add_argument("--train", type=Path, required=True)
+    for name in ("--test", "--labels"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--logs", type=Path, nargs="*", default=[])
+    parser.add_argument("--replace", action="store_true")
+    return parser
+
+
+def _copy(files: dict[str, Path], target: Path) -> None:
+    fresh_dir(target)
+    for folder in FOLDERS:
+        (target / folder).mkdir()
+        (target / folder / ".gitkeep").touch()  # DVC and git both forget an empty folder
+    for name, source in files.items():
+        shutil.copyfile(source, target / name)
+
+
+def _pretrain(target: Path) -> None:
+    """The training rows' texts: of `messages` their contents, of other rows their string columns in order."""
+    texts = []
+    for row in read_jsonl(target / "rows/train.jsonl"):
+        if isinstance(row.get("messages"), list):
+            parts = [turn["content"] for turn in row["messages"]]
+        else:
+            parts = [value for value in row.values() if isinstance(value, str)]
+        texts.append({"text": "\n".join(parts)})
+    write_jsonl(target / "pretrain/train.jsonl", texts)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ValueError as problem:
+        sys.exit(f"data: {problem}")

@@ -1,0 +1,136 @@
+"""The candidate as an MLflow model: one registered version per content hash, weights never stored twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.common.files import read_json, tree_digest, write_json
+from stages.common.prompt import Example, Prompt, with_prompt
+from stages.common.provenance import facts
+from stages.common.tracking import connect, ensure_experiment, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+MODEL = Path("models/tuned")
+ALIAS = "champion"
+SERVED_WITH = ("mlflow", "torch", "transformers")
+
+
+def ensure_version(client: MlflowClient, root: Path, manifest: dict[str, Any], verdict: str) -> str:
+    """The registered version of this model's hash, made if there is none. Raises ValueError on other weights."""
+    from mlflow.exceptions import MlflowException
+
+    name, model = manifest["registered_model"], manifest["model"]
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    found = client.search_model_versions(f"name='{name}' and tags.`lathe.model`='{model}'")
+    if found:
+        return str(max(int(version.version) for version in found))
+    if tree_digest(MODEL) != model:
+        raise ValueError(
+            f"{MODEL} is not the model that reports/decision is about: run `dvc repro`, then promote again"
+        )
+    source, run_id = _store(client, root, manifest)
+    made = client.create_model_version(name, source, run_id=run_id, tags=_tags(manifest, verdict))
+    return str(made.version)
+
+
+def _tags(manifest: dict[str, Any], verdict: str) -> dict[str, str]:
+    tags = {
+        key: value for key, value in facts("register").items() if key.startswith(("git.", "dvc.", "params."))
+    }
+    hashes = {f"lathe.{key}": manifest[key] for key in ("model", "base", "prepared", "results")}
+    return tags | hashes | {"lathe.verdict": verdict}
+
+
+def _store(client: MlflowClient, root: Path, manifest: dict[str, Any]) -> tuple[str, str | None]:
+    """Where the version's files are: a content-addressed folder here, a run's artifacts on a server."""
+    if tracking_uri(root).startswith("sqlite"):
+        target = root / "mlartifacts" / "versions" / manifest["model"][:16]
+        if not (target / "MLmodel").is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent) as draft:
+                build(Path(draft) / "model")
+                shutil.rmtree(target, ignore_errors=True)
+                (Path(draft) / "model").rename(target)
+        return target.resolve().as_uri(), None
+    with tempfile.TemporaryDirectory() as draft:
+        build(Path(draft) / "model")
+        experiment = ensure_experiment(client, manifest["registered_model"], root)
+        run = client.create_run(experiment, run_name=f"register-{manifest['model'][:8]}")
+        client.log_artifacts(run.info.run_id, str(Path(draft) / "model"), "model")
+        client.set_terminated(run.info.run_id)
+        return f"{run.info.artifact_uri}/model", run.info.run_id
+
+
+def build(target: Path) -> None:
+    """Write the MLflow model folder; its weights are hard links to the workspace's where the disk allows it."""
+    from importlib.metadata import version
+
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    text = Schema([ColSpec(DataType.string, "input")])
+    with tempfile.TemporaryDirectory() as folder:
+        prompt = Path(folder) / "prompt.json"
+        write_json(prompt, _prompt())
+        mlflow.pyfunc.save_model(
+            target,
+            python_model=str(Path(__file__).with_name("assistant.py")),
+            artifacts={"model": str(MODEL), "prompt": str(prompt)},
+            signature=ModelSignature(inputs=text, outputs=Schema([ColSpec(DataType.string)])),
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in SERVED_WITH],
+        )
+    _link(target / "artifacts" / MODEL.name)
+
+
+def _prompt() -> dict[str, Any]:
+    """What stands before a question, from params.yaml: as bench asks it."""
+    import yaml
+
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    asked = params["bench"]["prompt"]
+    shown = [Example(**example) for example in asked["examples"][: params["bench"]["fewshot"]]]
+    prompt = Prompt(asked["name"], asked["system"], shown, asked["max_new_tokens"])
+    return {"head": with_prompt(prompt, [], examples=True), "max_new_tokens": prompt.max_new_tokens}
+
+
+def _link(copy: Path) -> None:
+    for path in (file for file in copy.rglob("*") if file.is_file()):
+        original = MODEL / path.relative_to(copy)
+        spare = path.with_name(f".{path.name}.link")
+        try:
+            os.link(original, spare)
+        except OSError:  # another file system: the copy stays
+            return
+        spare.replace(path)
+
+
+def open_store(root: Path) -> MlflowClient:
+    """A client that fails loudly: unlike a training run, a promotion without its registry is no promotion."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return connect(root)
+    except MlflowException as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"the tracking store at {tracking_uri(root)} does not answer ({text}): nothing was changed"
+        ) from error
+
+
+def read_decision(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The gate's verdict and manifest. Raises ValueError where the pipeline has not decided yet."""
+    try:
+        return read_json(folder / "decision.json")["verdict"], read_json(folder / "manifest.json")
+    except FileNotFoundError as error:
+        raise ValueError(f"no decision in {folder}: run `dvc repro` first") from error

@@ -1,0 +1,73 @@
+"""Carry out the gate's decision: `python -m ops.promote [--yes]`. Idempotent: run it again after any crash.
+
+Registers the candidate's version in MLflow whatever the verdict (so that a rejected model can be looked at),
+and for "promote" moves the champion: registry/items, registry/champion.json, the ledger, the alias, in this
+order. The first three are git-tracked: commit them. With register.promote=manual it needs --yes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ops.package import ALIAS, ensure_version, open_store, read_decision
+from stages.common.files import read_json, sha256, write_bytes, write_json, write_text
+
+DECISION, REGISTRY = Path("reports/decision"), Path("registry")
+
+
+def main(root: Path, *, confirmed: bool) -> bool:
+    """Act on reports/decision; returns whether champion.json changed. Raises ValueError, with nothing changed."""
+    verdict, manifest = read_decision(DECISION)
+    state = read_json(REGISTRY / "champion.json")
+    live = (state["champion"] or {}).get("model") == manifest["model"]
+    client = open_store(root)
+    name, version = manifest["registered_model"], ensure_version(client, root, manifest, verdict)
+    if not live and verdict != "promote":
+        print(f"{name} version {version} is registered; verdict {verdict}: the champion stays as it is")
+        return False
+    if not live and manifest["promote"] == "manual" and not confirmed:
+        print(
+            f"{name} version {version} passed the gate; register.promote is manual: `python -m ops.promote --yes`"
+        )
+        return False
+    if not live:
+        _crown(manifest, state)
+    client.set_registered_model_alias(name, ALIAS, version)
+    print(f"{name} version {version} is the champion{' already' if live else ': commit registry/'}")
+    return not live
+
+
+def _crown(manifest: dict[str, Any], state: dict[str, Any]) -> None:
+    items = DECISION / "items.json"
+    if sha256(items) != manifest["items"]:
+        raise ValueError(f"{items} is not the file that {DECISION / 'manifest.json'} names: run `dvc repro`")
+    write_bytes(REGISTRY / "items" / f"{manifest['items'][:16]}.json", items.read_bytes())
+    entry = {"model": manifest["model"], "items": manifest["items"]}
+    _append(entry | {"previous": (state["champion"] or {}).get("model")})
+    write_json(REGISTRY / "champion.json", {"champion": entry, "previous": state["champion"]})
+
+
+def _append(entry: dict[str, Any]) -> None:
+    """Add one line to the ledger, unless a crash came right after the last attempt's line."""
+    ledger = REGISTRY / "ledger.jsonl"
+    text = ledger.read_text(encoding="utf-8") if ledger.exists() else ""
+    last = json.loads(text.splitlines()[-1]) if text.strip() else {}
+    if {key: last.get(key) for key in entry} == entry:
+        return
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    stamped = entry | {"at": datetime.now(UTC).isoformat(timespec="seconds"), "baseline_commit": commit}
+    write_text(ledger, text + json.dumps(stamped, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(Path.cwd(), confirmed="--yes" in sys.argv[1:])
+    except ValueError as problem:
+        sys.exit(f"promote: {problem}")

@@ -1,0 +1,38 @@
+"""Section `bench`: which tasks, on how many items, asked how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from stages.common.prompt import Prompt
+
+
+class Precision(Enum):
+    """Arithmetic of the forward pass."""
+
+    fp32 = "float32"
+    bf16 = "bfloat16"
+
+
+@dataclass
+class Variant:
+    """One model to score: a folder, or a hub id at a pinned revision."""
+
+    path: str
+    revision: str
+    precision: Precision
+
+
+@dataclass
+class Bench:
+    """Everything but the variant that decides a result."""
+
+    seed: int
+    threads: int
+    name: str
+    tasks: list[str]
+    limit: int
+    batch_size: int
+    prompt: Prompt
+    fewshot: int

@@ -1,0 +1,46 @@
+"""A prompt is data: one file under conf/prompt, a parameter of every stage that uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+
+class Message(TypedDict):
+    """One chat turn."""
+
+    role: str
+    content: str
+
+
+@dataclass
+class Example:
+    """A worked example shown before the question (one few-shot turn pair)."""
+
+    user: str
+    assistant: str
+
+
+@dataclass
+class Prompt:
+    """System text, few-shot examples and decoding settings of one prompt file."""
+
+    name: str
+    system: str
+    examples: list[Example]
+    max_new_tokens: int
+
+
+def with_prompt(prompt: Prompt, turns: list[Message], *, examples: bool) -> list[Message]:
+    """Put the prompt's system text (where it has one) and, if asked, its examples before `turns`.
+
+    A conversation that brings its own system turn keeps it.
+    """
+    head: list[Message] = []
+    if prompt.system and not (turns and turns[0]["role"] == "system"):
+        head.append({"role": "system", "content": prompt.system})
+    if examples:
+        for example in prompt.examples:
+            head.append({"role": "user", "content": example.user})
+            head.append({"role": "assistant", "content": example.assistant})
+    return head + turns

@@ -1,0 +1,69 @@
+"""What the model knows before and after: held-out loss per document, and sample generations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.finetune.config import Finetune
+from stages.finetune.pack import IGNORED
+from stages.finetune.train import Documents
+
+
+def heldout_losses(model: Any, documents: Documents, pad: int, batch_size: int) -> list[float]:
+    """Mean negative log-likelihood (nats) over each document's learned tokens, in the given order."""
+    import torch
+
+    order = sorted(range(len(documents)), key=lambda index: len(documents[index][0]))
+    losses = [0.0] * len(documents)
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        width = max(len(documents[index][0]) for index in chosen)
+        ids = torch.full((len(chosen), width), pad)
+        labels = torch.full((len(chosen), width), IGNORED)
+        for row, index in enumerate(chosen):
+            tokens, targets = documents[index]
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            labels[row, : len(tokens)] = torch.tensor(targets)
+        with torch.no_grad():  # right padding under a causal mask: no document sees it
+            logits = model(input_ids=ids).logits[:, :-1].float()
+        nll = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
+        )
+        counts = (labels[:, 1:] != IGNORED).sum(1).clamp(min=1)
+        for index, value in zip(chosen, (nll.sum(1) / counts).tolist(), strict=True):
+            losses[index] = value
+    return losses
+
+
+def generate(model: Any, tokenizer: Any, documents: Documents, cfg: Finetune) -> list[tuple[str, str, str]]:
+    """(prompt, greedy continuation, reference) of the first `cfg.samples` held-out documents."""
+    import torch
+
+    model.eval()
+    found = []
+    for ids, labels in documents[: cfg.samples]:
+        start = next(index for index, label in enumerate(labels) if label != IGNORED)
+        prompt = torch.tensor([ids[:start]])
+        with torch.no_grad():
+            output = model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=cfg.sample_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        texts = (ids[:start], output[0, start:].tolist(), ids[start:])
+        prompt_text, answer, reference = (tokenizer.decode(part, skip_special_tokens=True) for part in texts)
+        found.append((prompt_text, answer, reference))
+    return found
+
+
+def samples_page(before: list[tuple[str, str, str]], after: list[tuple[str, str, str]]) -> str:
+    """Markdown of the same prompts answered before and after."""
+    parts = ["# Sample generations on held-out rows (greedy)\n"]
+    for number, ((prompt, old, reference), (_, new, _)) in enumerate(zip(before, after, strict=True), 1):
+        sections = {"Prompt": prompt, "Base": old, "Tuned": new, "Reference": reference}
+        body = "\n\n".join(f"**{title}**\n\n```text\n{text.strip()}\n```" for title, text in sections.items())
+        parts.append(f"## {number}\n\n{body}\n")
+    return "\n".join(parts)

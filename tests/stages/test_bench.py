@@ -1,0 +1,333 @@
+"""bench: what is sent to the model, what each item scores, and that likelihoods are the model's own."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.bench.__main__ import main
+from stages.bench.config import Bench, Precision, Variant
+from stages.bench.results import interval
+from stages.bench.tasks.rouge import rouge_l
+from stages.bench.tasks.scoring import final_number, gsm8k, triage
+from stages.common.prompt import Example, Message, Prompt, with_prompt
+
+FIELDS = {"intent": "refund", "product": "router", "priority": "high", "sentiment": "negative"}
+REPLY = "We are sorry. Send it back to us."
+
+
+def answer(reply: str = REPLY, **changes: str) -> str:
+    return json.dumps(FIELDS | changes) + "\n" + reply
+
+
+def row(number: int, turns: list[Message], target: str, style: str = "terse") -> dict[str, Any]:
+    messages = [*turns, {"role": "assistant", "content": target}]
+    return {"id": f"t{number}", "messages": messages, "meta": {"style": style}}
+
+
+ROWS = [
+    row(3, [{"role": "user", "content": "the router is broken, give me my money"}], answer()),
+    row(1, [{"role": "user", "content": "wo ist mein Paket? ☂"}], answer("On its way.", intent="order")),
+    row(
+        2,
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "hello"},
+            {"role": "assistant", "content": "Hello, what is wrong?"},
+            {"role": "user", "content": "my bill"},
+        ],
+        answer(intent="billing"),
+        "chatty",
+    ),
+]
+IDS = ("t1", "t2", "t3")
+PROMPT = Prompt("p", "You triage.", [Example("one", answer("Done.")), Example("two", "unused")], 12)
+
+
+def section(*tasks: str, limit: int = 0, prompt: Prompt = PROMPT, fewshot: int = 1) -> Bench:
+    return Bench(7, 2, "helpdesk", list(tasks), limit, 2, prompt, fewshot)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write(ROWS)
+    return tmp_path
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    path = Path("data/prepared/test.jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def items(name: str = "base") -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(f"data/results/{name}.parquet").to_pylist()
+    return [row | {"scores": json.loads(row["scores"])} for row in rows]
+
+
+def variant(model: Path) -> Variant:
+    return Variant(str(model), "", Precision.fp32)
+
+
+def direct_nats(model: Path, prompt: str, target: str) -> float:
+    """Log-likelihood of `target` after `prompt`, by one unpadded, unbatched forward pass."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(prompt + target, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(model)(torch.tensor([ids])).logits[0]
+    likely = torch.log_softmax(logits, -1)
+    return float(sum(likely[at - 1, ids[at]] for at in range(len(head), len(ids))))
+
+
+def rendered(model: Path, row: dict[str, Any]) -> str:
+    """The string that the prepare stage and production ask with."""
+    from transformers import AutoTokenizer
+
+    one_shot = Prompt(PROMPT.name, PROMPT.system, PROMPT.examples[:1], PROMPT.max_new_tokens)
+    turns = with_prompt(one_shot, row["messages"][:-1], examples=True)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def test_what_is_sent_is_the_chat_templates_string_and_special_tokens_come_once(
+    workspace: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.bench.model import Scorer
+
+    sent: dict[str, list[str]] = {"generate_until": [], "loglikelihood": []}
+    fed: list[list[int]] = []
+    for kind in sent:
+        real = getattr(Scorer, kind)
+
+        def spy(self: Scorer, requests: list[Any], kind: str = kind, real: Any = real) -> Any:
+            sent[kind] += [request.args[0] for request in requests]
+            return real(self, requests)
+
+        monkeypatch.setattr(Scorer, kind, spy)
+    generate = Scorer._model_generate
+
+    def watch(self: Scorer, context: Any, **kwargs: Any) -> Any:
+        pad = self.tokenizer.pad_token_id
+        fed.extend([token for token in line if token != pad] for line in context.tolist())
+        assert self.model.generation_config.eos_token_id == [self.tokenizer.convert_tokens_to_ids("<|end|>")]
+        assert kwargs["stop"] == ["<|end|>"]
+        return generate(self, context=context, **kwargs)
+
+    monkeypatch.setattr(Scorer, "_model_generate", watch)
+    main(section("helpdesk_triage", "heldout_loss"), "base", variant(tiny_model))
+
+    expected = [rendered(tiny_model, row) for row in ROWS]
+    assert sent["generate_until"] == sent["loglikelihood"] == expected
+    assert "You triage." in expected[0] and "You triage." not in expected[2] and "unused" not in expected[0]
+    bos = 256
+    assert sorted(line.count(bos) for line in fed) == [1, 1, 1] and all(line[0] == bos for line in fed)
+
+
+def test_every_item_has_a_row_with_the_models_own_greedy_answer(workspace: Path, tiny_model: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    metrics = main(section("helpdesk_triage", "heldout_loss", "helpdesk_intent"), "base", variant(tiny_model))
+    found = items()
+    assert [(row["task"], row["id"]) for row in found] == [
+        (task, item) for task in ("heldout_loss", "helpdesk_intent", "helpdesk_triage") for item in IDS
+    ]
+    assert [row["slice"] for row in found[:3]] == ["terse", "chatty", "terse"]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    by_id = {row["id"]: row for row in ROWS}
+    for item in found[6:]:
+        text = rendered(tiny_model, by_id[item["id"]])
+        prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        with torch.no_grad():
+            out = model.generate(**prompt, do_sample=False, max_new_tokens=12)[0]
+        out = out[prompt["input_ids"].shape[1] :]
+        assert item["output"] == tokenizer.decode(out, skip_special_tokens=True)
+        assert item["scores"] == triage({"id": "x", "target": item["target"]}, [item["output"]])
+    fields = [item["scores"]["fields"] for item in found[6:]]
+    assert metrics["helpdesk_triage/fields"] == interval(fields, 7)
+
+
+def test_likelihoods_are_those_of_a_direct_computation(workspace: Path, tiny_model: Path) -> None:
+    metrics = main(section("heldout_loss", "helpdesk_intent"), "base", variant(tiny_model))
+    found = items()
+    by_id = {row["id"]: row for row in ROWS}
+    for item in found[:3]:
+        target = by_id[item["id"]]["messages"][-1]["content"]
+        nats = direct_nats(tiny_model, rendered(tiny_model, by_id[item["id"]]), target)
+        size = len(target.encode())  # byte-level tokenizer without merges: a token is a byte
+        assert item["scores"]["nll_per_byte"] == pytest.approx(-nats / size, abs=1e-4)
+        assert item["scores"]["nll_per_token"] == pytest.approx(-nats / size, abs=1e-4)
+    mean = sum(item["scores"]["nll_per_token"] for item in found[:3]) / 3
+    assert metrics["heldout_loss/perplexity"]["value"] == pytest.approx(math.exp(mean))
+    for item in found[3:]:
+        prompt = rendered(tiny_model, by_id[item["id"]])
+        choices = [f'{{"intent": "{intent}",' for intent in ("billing", "order", "refund")]
+        best = max(choices, key=lambda choice: direct_nats(tiny_model, prompt, choice))
+        assert item["output"] == best
+        assert item["scores"] == {"acc": float(best == item["target"])}
+
+
+def test_a_shared_prompt_is_scored_as_if_it_were_read_for_every_answer(tiny_model: Path) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    from stages.bench.model import Scorer
+
+    random.seed(5)
+
+    def tokens(least: int, most: int) -> list[int]:
+        return [random.randrange(200) for _ in range(random.randint(least, most))]
+
+    requests: list[Any] = []
+    for size in (1, 2, 7):
+        context = tokens(3, 40)
+        requests += [((str(size), str(choice)), context, tokens(1, 6)) for choice in range(size)]
+    random.shuffle(requests)
+    scorer = Scorer(variant(tiny_model), 4)
+    ours, theirs = scorer._loglikelihood_tokens(requests), HFLM._loglikelihood_tokens(scorer, requests)
+    assert [nats for nats, _ in ours] == pytest.approx([nats for nats, _ in theirs], abs=1e-4)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    assert [nats.tokens for nats, _ in ours] == [len(answer) for _, _, answer in requests]
+
+
+def test_two_runs_write_equal_bytes_and_limit_takes_the_first_rows(workspace: Path, tiny_model: Path) -> None:
+    cfg = section("helpdesk_triage", "heldout_loss", limit=2)
+    assert main(cfg, "a", variant(tiny_model)) == main(cfg, "b", variant(tiny_model))
+    assert Path("data/results/a.parquet").read_bytes() == Path("data/results/b.parquet").read_bytes()
+    assert {item["id"] for item in items("a")} == {"t1", "t3"}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (answer(), {"fields": 1.0, "all_fields": 1.0, "valid_json": 1.0, "rouge_l": 1.0}),
+        (answer(priority="low"), {"priority": 0.0, "intent": 1.0, "fields": 0.75, "all_fields": 0.0}),
+        ('{"intent": "refund"}\nWe are', {"fields": 0.25, "valid_json": 0.0, "rouge_l": 0.4}),
+        (REPLY, {"fields": 0.0, "valid_json": 0.0, "rouge_l": 1.0}),
+        ('{"intent": "refund", "product"', {"fields": 0.0, "valid_json": 0.0, "rouge_l": 0.0}),
+        ("[" * 100000, {"fields": 0.0, "valid_json": 0.0}),
+        ("", {"fields": 0.0, "valid_json": 0.0, "rouge_l": 0.0}),
+    ],
+)
+def test_triage_scores_by_hand(given: str, expected: dict[str, float]) -> None:
+    scores = triage({"id": "t", "target": answer()}, [given])
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
+
+
+def test_rouge_equals_the_rouge_score_package() -> None:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    random.seed(3)
+    scorer = RougeScorer(["rougeL"])
+    words = ["We", "are", "sorry,", "the", "router", "is", "24/7", "naïve", "-", "o'clock", "\n", "THE"]
+    for _ in range(200):
+        a, b = (" ".join(random.choices(words, k=random.randint(0, 12))) for _ in range(2))
+        assert rouge_l(a, b) == pytest.approx(scorer.score(a, b)["rougeL"].fmeasure, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("so 3 + 4\n#### 1,007", "1007"),
+        ("it is $18.50.", "18.50"),
+        ("a 5, then -2", "-2"),
+        ("none", None),
+        ("7 #### none", None),
+    ],
+)
+def test_final_number(text: str, number: str | None) -> None:
+    assert (str(final_number(text)) if number else final_number(text)) == number
+
+
+def test_gsm8k_rows_run_and_score_by_number(workspace: Path, tiny_model: Path) -> None:
+    write([row(1, [{"role": "user", "content": "3 + 4?"}], "3 + 4 = 7\n#### 7")])
+    metrics = main(section("gsm8k_match", "heldout_loss"), "base", variant(tiny_model))
+    assert set(metrics) == {
+        "gsm8k_match/exact_match",
+        *(f"heldout_loss/{name}" for name in ("nll_per_token", "nll_per_byte", "perplexity")),
+    }
+    assert gsm8k({"id": "x", "target": "#### 7"}, ["so it is 7.0"]) == {"exact_match": 1.0}
+
+
+def test_intervals_are_wilsons_for_right_and_wrong_and_bootstrapped_otherwise() -> None:
+    from stages.common.statistics import bootstrap, wilson
+
+    assert interval([1.0, 0.0, 1.0], 1) == wilson(2, 3)
+    assert interval([0.5, 0.0, 1.0], 1) == bootstrap([0.5, 0.0, 1.0], 1)
+
+
+def test_bad_input_is_one_line_that_says_what_to_do(workspace: Path, tiny_model: Path) -> None:
+    def refused(cfg: Bench, chosen: Variant, expected: str) -> None:
+        with pytest.raises(ValueError, match=expected) as caught:
+            main(cfg, "base", chosen)
+        assert "\n" not in str(caught.value)
+        assert not Path("data/results/base.parquet").exists()
+
+    cfg, good = section("helpdesk_triage"), variant(tiny_model)
+    refused(cfg, Variant("models/none", "", Precision.fp32), "no model folder at 'models/none'.*dvc repro")
+    long = Prompt("p", "", [Example("q " * 500, "a")], 12)
+    refused(section("helpdesk_triage", prompt=long), good, "tokens does not fit.*lower bench.fewshot")
+    refused(section("heldout_loss", prompt=long), good, "tokens does not fit.*lower bench.fewshot")
+    write([ROWS[0], ROWS[0]])
+    refused(cfg, good, "id 't3' stands there twice")
+    write([row(1, [{"role": "user", "content": "3 + 4?"}], "7")])
+    refused(section("helpdesk_intent"), good, "row t1: its answer does not begin with a JSON line")
+    write([])
+    refused(cfg, good, "test.jsonl holds no rows")
+    Path("data/prepared/test.jsonl").unlink()
+    refused(cfg, good, "no test rows at .*dvc repro prepare")
+
+
+def test_a_task_of_lm_evals_own_runs_by_name_beside_ours(
+    workspace: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # hellaswag's own YAML, with rows where the hub would be: load_dataset takes a folder of that name first.
+    folder = Path("Rowan/hellaswag")
+    folder.mkdir(parents=True)
+    doc = {"activity_label": "Cooking", "ctx_b": "he", "label": "2", "endings": ["eats.", "runs.", "cooks."]}
+    docs = [json.dumps(doc | {"ctx_a": f"A man has {number}."}) + "\n" for number in range(3)]
+    for split in ("train", "validation"):
+        (folder / f"{split}.jsonl").write_text("".join(docs))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workspace / "cache")
+    cfg = section("hellaswag", "heldout_loss", limit=2)
+    metrics = main(cfg, "base", variant(tiny_model))
+    assert metrics["hellaswag/acc"]["n"] == metrics["heldout_loss/nll_per_byte"]["n"] == 2
+    found = [item for item in items() if item["task"] == "hellaswag"]
+    assert [item["id"] for item in found] == ["0000000", "0000001"]
+    assert found[0]["target"] == "cooks." and set(found[0]["scores"]) == {"acc", "acc_norm"}
+    with pytest.raises(ValueError, match=r"unknown task 'helaswag' in bench.tasks; near it: .*hellaswag"):
+        main(section("helaswag"), "base", variant(tiny_model))
+
+
+@pytest.mark.parametrize("task", ["helpdesk_triage", "heldout_loss"])
+def test_a_model_of_nan_is_refused(workspace: Path, tiny_model: Path, task: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    broken = workspace / "models" / "tuned"
+    shutil.copytree(tiny_model, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = math.nan
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="models/tuned computes NaN"):
+        main(section(task), "tuned", variant(broken))
+
+
+def test_our_own_tasks_need_a_chat_template(workspace: Path, tiny_model: Path) -> None:
+    plain = workspace / "plain"
+    shutil.copytree(tiny_model, plain)
+    (plain / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="plain has no chat template, and heldout_loss asks through it"):
+        main(section("heldout_loss"), "base", variant(plain))

@@ -1,0 +1,89 @@
+"""SIGKILL in each stage in turn, then `dvc repro`: the same bytes as undisturbed, and no run left RUNNING."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.life import STAGES, Clone, Finished, copy, smoke, wait_for
+
+pytestmark = pytest.mark.slow
+REPRO = (sys.executable, "-m", "dvc", "repro")
+
+
+def test_killed_in_each_stage_in_turn(source: Clone, finished: Finished, tmp_path: Path) -> None:
+    """Twice in each: when its run has begun, and when one of its outs stands in the workspace, whole or half."""
+    clone = smoke(source, tmp_path / "lathe")
+    left = set(STAGES) - {"conf"}
+    while left:
+        stage = kill_when_begun(clone, left)
+        kill_when_it_writes(clone, stage, finished.clone.lock()[stage])
+        left.remove(stage)
+    clone.dvc("repro")
+
+    assert clone.lock() == finished.clone.lock()
+    assert clone.outs() == finished.clone.outs()
+    runs = clone.runs()
+    assert {run["status"] for run in runs} == {"FINISHED", "KILLED"}
+    assert {run["dvc.stage"] for run in runs if run["status"] == "KILLED"} == set(STAGES) - {"conf"}
+    assert {run["failed"] for run in runs if run["status"] == "KILLED"} == {"true"}
+
+
+def kill_when_begun(clone: Clone, stages: set[str]) -> str:
+    """Kill `dvc repro` in the first of `stages` to open its MLflow run; returns which."""
+    known = len(clone.runs())
+    with clone.group(*REPRO) as process:
+        return begun(clone, process, known, stages)["dvc.stage"]
+
+
+def kill_when_it_writes(clone: Clone, stage: str, lock: dict[str, list[dict[str, str]]]) -> None:
+    """Kill it in `stage` with an out there, or at the end of the stage if that comes first."""
+    known = len(clone.runs())
+    outs = [clone.root / out["path"] for out in lock["outs"] if not out["path"].startswith("metrics/")]
+    with clone.group(*REPRO) as process:
+        run = begun(clone, process, known, {stage})["run"]
+        wait_for(
+            f"an out of {stage}", lambda: any(out.exists() for out in outs) or status(clone, run) != "RUNNING"
+        )
+
+
+def begun(clone: Clone, process: subprocess.Popen[bytes], known: int, stages: set[str]) -> dict[str, str]:
+    """The first run after the `known` oldest that one of `stages` has opened."""
+    found: list[dict[str, str]] = []
+
+    def look() -> bool:
+        found[:] = [run for run in clone.runs()[known:] if run.get("dvc.stage") in stages]
+        assert found or process.poll() is None, clone.log.read_text()[-3000:]
+        return bool(found)
+
+    wait_for(f"a run of {', '.join(stages)}", look)
+    return found[0]
+
+
+def status(clone: Clone, run: str) -> str:
+    """Of one run; a store that is locked at the moment counts as RUNNING."""
+    return next((each["status"] for each in clone.runs() if each["run"] == run), "RUNNING")
+
+
+def test_a_stage_dies_with_dvc(finished: Finished, tmp_path: Path) -> None:
+    """Only DVC is killed, as by a memory killer: its stage must not write on into the next run's outs."""
+    clone = copy(finished.clone, tmp_path / "lathe")
+    with clone.group(*REPRO, "--force", "--single-item", "prepare") as process:
+        stage = int(begun(clone, process, 0, {"prepare"})["lathe.pid"])
+        os.kill(process.pid, signal.SIGKILL)
+        wait_for("the end of the stage", lambda: not alive(stage))
+    clone.dvc("repro")
+    assert clone.outs() == finished.clone.outs()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there and no zombie: in a container there may be nobody to collect it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
