@@ -8,13 +8,14 @@ under DVC, so that queued experiments and colleagues get it too. Commit the .dvc
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from stages.common.files import fresh_dir, read_jsonl, write_jsonl
+from stages.common.files import fresh_dir, write_jsonl
 
 FOLDERS = ("rows", "labels", "production", "pretrain")
 RAW = Path("data/raw")
@@ -33,6 +34,8 @@ def main(arguments: list[str]) -> None:
         "labels/labels.jsonl": chosen.labels,
     }
     files |= {f"production/{log.name}": log for log in chosen.logs}
+    if len({log.name for log in chosen.logs}) < len(chosen.logs):
+        raise ValueError("two of --logs have the same file name, which names the window: rename one")
     given = {name: path for name, path in files.items() if path is not None}
     for path in given.values():
         if not path.is_file():
@@ -40,8 +43,13 @@ def main(arguments: list[str]) -> None:
     target = RAW / chosen.name
     if target.exists() and not chosen.replace:
         raise ValueError(f"{target} exists: --replace puts the new files in its place")
-    _copy(given, target)
-    _pretrain(target)
+    draft = fresh_dir(
+        RAW / f".{chosen.name}.draft"
+    )  # swapped in whole: a given file may lie in the old folder
+    _copy(given, draft)
+    _pretrain(draft)
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
     subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", str(target)], check=True)
     print(f"{target} is in, and under DVC: commit {target}.dvc; then `dvc exp run -S data={chosen.name}`")
 
@@ -58,7 +66,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _copy(files: dict[str, Path], target: Path) -> None:
-    fresh_dir(target)
     for folder in FOLDERS:
         (target / folder).mkdir()
         (target / folder / ".gitkeep").touch()  # DVC and git both forget an empty folder
@@ -67,15 +74,30 @@ def _copy(files: dict[str, Path], target: Path) -> None:
 
 
 def _pretrain(target: Path) -> None:
-    """The training rows' texts: of `messages` their contents, of other rows their string columns in order."""
-    texts = []
-    for row in read_jsonl(target / "rows/train.jsonl"):
-        if isinstance(row.get("messages"), list):
-            parts = [turn["content"] for turn in row["messages"]]
-        else:
-            parts = [value for value in row.values() if isinstance(value, str)]
-        texts.append({"text": "\n".join(parts)})
+    rows = (target / "rows/train.jsonl").read_bytes().split(b"\n")
+    texts = [{"text": text} for line in rows if (text := _text(line))]
     write_jsonl(target / "pretrain/train.jsonl", texts)
+
+
+def _text(line: bytes) -> str:
+    """A training row's text: of `messages` their contents, of other rows their string columns in order.
+
+    "" for a row that cannot be read: it stays in rows/, where prepare rejects it with line number and reason.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(row, dict):
+        return ""
+    turns = row.get("messages")
+    values = (
+        [turn.get("content") for turn in turns if isinstance(turn, dict)]
+        if isinstance(turns, list)
+        else row.values()
+    )
+    text = "\n".join(value for value in values if isinstance(value, str))
+    return text.encode(errors="replace").decode()  # JSON can hold half a character, which no file can
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def problems(root: Path) -> list[str]:
         digest = params["digest"]
         files, values = dict(digest["files"]), str(digest["values"])
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        return [f"params.yaml is not a composed file ({error}): run `python -m ops.compose`"]
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        return [f"params.yaml is not a composed file ({text}): run `python -m ops.compose`"]
     lines = [
         f"conf/{name} is {'missing' if now == 'missing' else 'not the file'} that params.yaml was composed from: "
         "run `python -m ops.compose` (and give it this experiment's overrides again, if it had any)"

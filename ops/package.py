@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common.files import read_json, tree_digest, write_json
+from stages.common.files import fresh_dir, read_json, tree_digest, write_json
 from stages.common.prompt import Example, Prompt, with_prompt
 from stages.common.provenance import facts
 from stages.common.tracking import connect, ensure_experiment, tracking_uri
@@ -56,11 +56,12 @@ def _store(client: MlflowClient, root: Path, manifest: dict[str, Any]) -> tuple[
     if tracking_uri(root).startswith("sqlite"):
         target = root / "mlartifacts" / "versions" / manifest["model"][:16]
         if not (target / "MLmodel").is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent) as draft:
-                build(Path(draft) / "model")
-                shutil.rmtree(target, ignore_errors=True)
-                (Path(draft) / "model").rename(target)
+            # One draft for all, so that what a kill left of the last one, weights included, goes with the next.
+            half = fresh_dir(target.parent / ".draft") / "model"
+            build(half)
+            shutil.rmtree(target, ignore_errors=True)
+            half.rename(target)
+            half.parent.rmdir()
         return target.resolve().as_uri(), None
     with tempfile.TemporaryDirectory() as draft:
         build(Path(draft) / "model")

@@ -158,10 +158,15 @@ def finished(source: Clone, tmp_path_factory: pytest.TempPathFactory) -> Finishe
     return Finished(clone, output)
 
 
+def fresh(source: Clone, root: Path) -> Clone:
+    """A clone in which nothing has run."""
+    source.git("clone", "-q", str(source.root), str(root))
+    return Clone(root)
+
+
 def smoke(source: Clone, root: Path) -> Clone:
     """A clone composed for experiment=smoke, in which nothing has run."""
-    source.git("clone", "-q", str(source.root), str(root))
-    clone = Clone(root)
+    clone = fresh(source, root)
     clone.module("ops.compose", "experiment=smoke")
     return clone
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.life import STAGES, Clone, Finished, copy, smoke, wait_for
+from tests.life import STAGES, Clone, Finished, copy, fresh, smoke, wait_for
 
 pytestmark = pytest.mark.slow
 REPRO = (sys.executable, "-m", "dvc", "repro")
@@ -79,6 +79,33 @@ def test_a_stage_dies_with_dvc(finished: Finished, tmp_path: Path) -> None:
         wait_for("the end of the stage", lambda: not alive(stage))
     clone.dvc("repro")
     assert clone.outs() == finished.clone.outs()
+
+
+CONNECT = """
+from pathlib import Path
+from stages.common.tracking import connect, ensure_experiment
+print(ensure_experiment(connect(Path.cwd()), "Helpdesk-Tiny", Path.cwd()))
+"""
+
+
+@pytest.mark.parametrize("size", [1, 200_000, 500_000])
+def test_killed_while_the_store_is_made(source: Clone, tmp_path: Path, size: int) -> None:
+    """A store with half of MLflow's schema never opens again, so none must stand in its place."""
+    clone = fresh(source, tmp_path / "lathe")
+    draft = clone.root / "mlflow.db.draft"
+    with clone.group(sys.executable, "-c", CONNECT) as process:
+        wait_for(f"{size} bytes", lambda: held(draft) >= size or process.poll() is not None)
+    assert process.returncode == -signal.SIGKILL
+    assert clone.run(sys.executable, "-c", CONNECT).stdout == "1\n"
+    assert [path.name for path in clone.root.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+def held(path: Path) -> int:
+    """Bytes in a file, 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def alive(pid: int) -> bool:

@@ -14,8 +14,7 @@ _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
 
 def expand(template: str, rng: Random, **slots: str) -> str:
-    """Choose among `[a|b]` and fill `{slots}`; day, month, order and n are drawn where the text "
-    "names them."""
+    """Choose among `[a|b]` and fill `{slots}`; day, month, order and n are drawn where they are named."""
     while _CHOICE.search(template):
         template = _CHOICE.sub(lambda match: rng.choice(match[1].split("|")), template)
     drawn: dict[str, Callable[[], str]] = {

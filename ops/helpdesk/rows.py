@@ -24,8 +24,7 @@ LOGS = (
 
 
 def distinct_tickets(rng: Random, count: int, seen: set[str]) -> list[Ticket]:
-    """`count` tickets whose texts are not in `seen` (compared without case and marks), which grows "
-    "by them."""
+    """`count` tickets whose texts are not in `seen` (compared without case and marks); `seen` grows by them."""
     tickets: list[Ticket] = []
     while len(tickets) < count:
         ticket = draw_ticket(rng)

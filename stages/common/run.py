@@ -172,8 +172,8 @@ def seed_everything(section: Any) -> None:
         return
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(section.threads)
-    # Threads that spin while they wait stop each other as soon as anything else runs on the machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin for long while they wait stop each other as soon as anything else runs on the machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     import torch
 
     torch.manual_seed(seed)

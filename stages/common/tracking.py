@@ -163,6 +163,7 @@ def connect(where: Path) -> MlflowClient:
     uri = tracking_uri(where)
     set_tracking_uri(uri)
     with _store_lock(where):
+        _ensure_sqlite(uri)
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     return client
@@ -196,6 +197,19 @@ def close_dead_runs(client: MlflowClient) -> None:
             client.set_tag(run.info.run_id, "failed", "true")
             client.set_tag(run.info.run_id, "error", "killed: its process is gone")
             client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _ensure_sqlite(uri: str) -> None:
+    """Make a sqlite store whole or not at all: one that a kill left with half its schema never opens again."""
+    from mlflow.tracking import MlflowClient
+
+    path = Path(uri.removeprefix("sqlite:///"))
+    if not uri.startswith("sqlite:///") or path.exists():
+        return
+    for left in path.parent.glob(f"{path.name}.draft*"):
+        left.unlink()
+    MlflowClient(f"sqlite:///{path}.draft").search_experiments(max_results=1)
+    path.with_name(f"{path.name}.draft").replace(path)
 
 
 @contextmanager

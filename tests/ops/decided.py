@@ -16,6 +16,7 @@ from tests.small_project import HOUSE
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
 
 NAME = "HelpdeskAssistant"
 PROMPT = {
@@ -76,7 +77,7 @@ class Decided:
         """For a process that is to import this repository's ops from the workspace."""
         return {**os.environ, "PYTHONPATH": str(HOUSE)}
 
-    def _client(self):  # type: ignore[no-untyped-def]  # mlflow is imported late
+    def _client(self) -> MlflowClient:
         from mlflow.tracking import MlflowClient
 
         return MlflowClient(self.store)

@@ -125,6 +125,15 @@ def test_a_crash_is_finished_by_the_next_run(
     assert [path.name for path in (decided.root / "mlartifacts/versions").iterdir()] == [decided.model[:16]]
 
 
+def test_a_kill_while_the_weights_are_stored_leaves_nothing_behind(decided: Decided) -> None:
+    code = "import os; from pathlib import Path; from ops import package, promote\n"
+    code += "package._link = lambda copy: os.kill(os.getpid(), 9)\npromote.main(Path.cwd(), confirmed=False)"
+    done = subprocess.run([sys.executable, "-c", code], env=decided.env(), capture_output=True, check=False)
+    assert done.returncode == -9
+    promote.main(decided.root, confirmed=False)
+    assert [path.name for path in (decided.root / "mlartifacts/versions").iterdir()] == [decided.model[:16]]
+
+
 def test_manual_waits_for_yes(decided: Decided, capsys: pytest.CaptureFixture[str]) -> None:
     decide(decided.root, "promote", promotion="manual")
     assert not promote.main(decided.root, confirmed=False)
