@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stages.common.files import fresh_dir, read_json, tree_digest, write_json
 from stages.common.prompt import Example, Prompt, with_prompt
 from stages.common.provenance import facts
-from stages.common.tracking import connect, ensure_experiment, tracking_uri
+from stages.common.tracking import connect, ensure_experiment, process_tags, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -66,7 +66,8 @@ def _store(client: MlflowClient, root: Path, manifest: dict[str, Any]) -> tuple[
     with tempfile.TemporaryDirectory() as draft:
         build(Path(draft) / "model")
         experiment = ensure_experiment(client, manifest["registered_model"], root)
-        run = client.create_run(experiment, run_name=f"register-{manifest['model'][:8]}")
+        tags = process_tags()  # so that the next start closes it if this one is killed
+        run = client.create_run(experiment, run_name=f"register-{manifest['model'][:8]}", tags=tags)
         client.log_artifacts(run.info.run_id, str(Path(draft) / "model"), "model")
         client.set_terminated(run.info.run_id)
         return f"{run.info.artifact_uri}/model", run.info.run_id

@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> None:
     if promote.main(Path.cwd(), confirmed=False):
         ran += repro(arguments)
     backfill.main(Path.cwd())
-    summary.main(ran)
+    summary.main(list(dict.fromkeys(ran)))
 
 
 def repro(arguments: list[str]) -> list[str]:

@@ -23,10 +23,10 @@ DECISION, REGISTRY = Path("reports/decision"), Path("registry")
 def main(root: Path, *, confirmed: bool) -> bool:
     """Act on reports/decision; returns whether champion.json changed. Raises ValueError, with nothing changed."""
     verdict, manifest = read_decision(DECISION)
-    state = read_json(REGISTRY / "champion.json")
-    live = (state["champion"] or {}).get("model") == manifest["model"]
+    name, state = manifest["registered_model"], read_json(REGISTRY / "champion.json")
+    live = _champion(state, name).get("model") == manifest["model"]
     client = open_store(root)
-    name, version = manifest["registered_model"], ensure_version(client, root, manifest, verdict)
+    version = ensure_version(client, root, manifest, verdict)
     if not live and verdict != "promote":
         print(f"{name} version {version} is registered; verdict {verdict}: the champion stays as it is")
         return False
@@ -48,8 +48,16 @@ def _crown(manifest: dict[str, Any], state: dict[str, Any]) -> None:
         raise ValueError(f"{items} is not the file that {DECISION / 'manifest.json'} names: run `dvc repro`")
     write_bytes(REGISTRY / "items" / f"{manifest['items'][:16]}.json", items.read_bytes())
     entry = {"model": manifest["model"], "items": manifest["items"]}
-    _append(entry | {"previous": (state["champion"] or {}).get("model")})
-    write_json(REGISTRY / "champion.json", {"champion": entry, "previous": state["champion"]})
+    name = manifest["registered_model"]
+    last = _champion(state, name)
+    _append(entry | {"registered_model": name, "previous": last.get("model")})
+    write_json(REGISTRY / "champion.json", state | {name: {"champion": entry, "previous": last or None}})
+
+
+def _champion(state: dict[str, Any], name: str) -> dict[str, Any]:
+    """What champion.json says is live under a registered model's name; empty before the first promotion."""
+    found: dict[str, Any] = state.get(name, {}).get("champion", {})
+    return found
 
 
 def _append(entry: dict[str, Any]) -> None:

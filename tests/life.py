@@ -96,7 +96,6 @@ class Clone:
             "XDG_CONFIG_HOME": str(self.root.parent / "config"),
             "DVC_SITE_CACHE_DIR": str(self.root.parent / "site"),
             "GIT_CONFIG_GLOBAL": os.devnull,
-            "OMP_WAIT_POLICY": "PASSIVE",  # idle threads that spin make two stages on two cores four times slower
         }
         return own | IDENTITY | places
 

@@ -43,6 +43,11 @@ QUIET = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+# What these say below the level is progress that we show ourselves, or a notice about an option not in use.
+QUIETER = dict.fromkeys(("httpx", "urllib3", "datasets", "absl", "fsspec", "filelock"), logging.WARNING)
+QUIETER |= dict.fromkeys(
+    ("lm_eval.api.task", "lm_eval.evaluator", "lm_eval.models.huggingface"), logging.ERROR
+)
 
 
 @dataclass
@@ -72,17 +77,8 @@ def run(section: type[Section], main: Callable[..., Metrics], variant: type[Any]
         handlers=[logging.StreamHandler(), logging.FileHandler(log_file)],
         force=True,
     )
-    for noisy in (
-        "httpx",
-        "urllib3",
-        "datasets",
-        "absl",
-        "fsspec",
-        "filelock",
-        "lm_eval.api",
-        "lm_eval.evaluator",
-    ):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for name, level in QUIETER.items():
+        logging.getLogger(name).setLevel(level)
     try:
         execute(load(stage, section, sys.argv[1:], variant), main, log_file)
     except ValueError as error:

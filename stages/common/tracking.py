@@ -120,7 +120,7 @@ class Track:
         experiment_id = ensure_experiment(client, name.experiment, where)
         close_dead_runs(client)
         run = client.create_run(
-            experiment_id, run_name=name.run, tags={**tags, **_process_tags(), **_parent_tags()}
+            experiment_id, run_name=name.run, tags={**tags, **process_tags(), **_parent_tags()}
         )
         items = [Param(key, value[:PARAM_LENGTH]) for key, value in params.items()]
         for start in range(0, len(items), PARAMS_PER_CALL):
@@ -227,7 +227,8 @@ def _log_batch(client: MlflowClient, run_id: str, points: list[tuple[str, float,
     client.log_batch(run_id, metrics=[Metric(name, value, at, step) for name, value, at, step in points])
 
 
-def _process_tags() -> dict[str, str]:
+def process_tags() -> dict[str, str]:
+    """Tags by which `close_dead_runs` knows whether a run's process still lives."""
     pid = os.getpid()
     return {"lathe.host": platform.node(), "lathe.pid": str(pid), "lathe.started": _started(pid) or ""}
 

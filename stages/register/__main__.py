@@ -46,7 +46,7 @@ def read_evidence(cfg: Register) -> Evidence:
     return Evidence(
         candidate=Rival("candidate", model, read_scores(RESULTS / "tuned.parquet", cfg)),
         base=Rival("base", tree_digest(BASE), read_scores(RESULTS / "base.parquet", cfg)),
-        champion=read_champion(REGISTRY, model),
+        champion=read_champion(REGISTRY, cfg.registered_model, model),
         judge=read_json(METRICS / "judge.json"),
         drift=read_json(METRICS / "drift.json"),
     )

@@ -22,6 +22,7 @@ class Outcome(Enum):
     reject = "reject"
     inconclusive = "inconclusive"
     not_evaluated = "not evaluated"
+    noted = "noted"
 
 
 @dataclass
@@ -102,17 +103,16 @@ def _judge(cfg: Register, evidence: Evidence) -> Check:
 
 def _drift(evidence: Evidence) -> Check:
     """Said beside the verdict, never part of it: drift makes the live model stale, not the candidate worse."""
+    name = "production windows (not part of the verdict)"
     alarms = evidence.drift.get("drift/alarms")
     if alarms is None:
-        return Check(
-            "production windows (not part of the verdict)", Outcome.not_evaluated, None, None, "no logs"
-        )
+        return Check(name, Outcome.not_evaluated, None, None, "no logs")
     windows = sorted(
         name.removesuffix("/alarm") for name, m in evidence.drift.items() if name.endswith("/alarm")
     )
     alarmed = [window for window in windows if evidence.drift[f"{window}/alarm"]["value"] > 0]
     why = f"alarm in {', '.join(alarmed)}" if alarmed else "no alarm"
-    return Check("production windows (not part of the verdict)", Outcome.promote, None, None, why)
+    return Check(name, Outcome.noted, None, None, why)
 
 
 def _interval(metric: Metric) -> str:

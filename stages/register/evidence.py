@@ -53,13 +53,13 @@ def read_scores(path: Path, cfg: Register) -> Scores:
     return found
 
 
-def read_champion(registry: Path, candidate: str) -> Rival | None:
-    """The champion's recorded scores; for a candidate that is the champion, its predecessor's.
+def read_champion(registry: Path, name: str, candidate: str) -> Rival | None:
+    """Recorded scores of the champion under the name; for a candidate that is the champion, its predecessor's.
 
     So a decision reads the same before and after it is carried out, and the committed state is a fixpoint.
     Raises ValueError where champion.json names an items file that is missing or was changed.
     """
-    state = read_json(registry / "champion.json")
+    state = read_json(registry / "champion.json").get(name, {})
     entry = state.get("champion")
     if entry and entry["model"] == candidate:
         entry = state.get("previous")

@@ -87,7 +87,7 @@ def make_decided(root: Path, model: Path, store: str) -> Decided:
     """Lay out models/tuned, params.yaml, an empty registry and a decision to promote."""
     shutil.copytree(model, root / "models/tuned")
     write_json(root / "params.yaml", {"bench": {"prompt": PROMPT, "fewshot": 1}})
-    write_json(root / "registry/champion.json", {"champion": None, "previous": None})
+    write_json(root / "registry/champion.json", {})
     write_text(root / "registry/ledger.jsonl", "")
     decide(root, "promote")
     return Decided(root, tree_digest(root / "models/tuned"), store)

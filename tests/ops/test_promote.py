@@ -57,7 +57,7 @@ def test_promote_moves_the_champion(decided: Decided) -> None:
     assert promote.main(decided.root, confirmed=False)
     champion = {"model": decided.model, "items": sha256(decided.items)}
     state = json.loads((decided.root / "registry/champion.json").read_text())
-    assert state == {"champion": champion, "previous": None}
+    assert state == {NAME: {"champion": champion, "previous": None}}
     kept = decided.root / "registry/items" / f"{champion['items'][:16]}.json"
     assert kept.read_bytes() == decided.items.read_bytes()
     [line] = decided.ledger()
@@ -98,7 +98,7 @@ def test_the_next_champion_remembers_the_last(decided: Decided) -> None:
     decide(decided.root, "promote", worse=True)
     promote.main(decided.root, confirmed=False)
     state = json.loads((decided.root / "registry/champion.json").read_text())
-    assert state["previous"]["model"] == decided.model
+    assert state[NAME]["previous"]["model"] == decided.model
     assert [line["previous"] for line in decided.ledger()] == [None, decided.model]
     assert decided.champion_version() == "2"
 
@@ -119,7 +119,7 @@ def test_a_crash_is_finished_by_the_next_run(
     assert len(decided.versions()) == 1
     assert decided.champion_version() == "1"
     assert (
-        json.loads((decided.root / "registry/champion.json").read_text())["champion"]["model"]
+        json.loads((decided.root / "registry/champion.json").read_text())[NAME]["champion"]["model"]
         == decided.model
     )
     assert [path.name for path in (decided.root / "mlartifacts/versions").iterdir()] == [decided.model[:16]]

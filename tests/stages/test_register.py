@@ -117,7 +117,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_results(name, fields, nll)
     write_json(tmp_path / "metrics/judge.json", judge())
     write_json(tmp_path / "metrics/drift.json", {})
-    write_json(tmp_path / "registry/champion.json", {"champion": None, "previous": None})
+    write_json(tmp_path / "registry/champion.json", {})
     (tmp_path / "data/prepared").mkdir(parents=True)
     (tmp_path / "data/prepared/test.jsonl").write_text("{}\n")
     return tmp_path
@@ -140,8 +140,8 @@ def crown() -> None:
     entry = {"model": tree_digest(Path("models/tuned")), "items": sha256(items)}
     Path("registry/items").mkdir(exist_ok=True)
     Path(f"registry/items/{entry['items'][:16]}.json").write_bytes(items.read_bytes())
-    previous = json.loads(Path("registry/champion.json").read_text())["champion"]
-    write_json(Path("registry/champion.json"), {"champion": entry, "previous": previous})
+    previous = json.loads(Path("registry/champion.json").read_text()).get("Helper", {}).get("champion")
+    write_json(Path("registry/champion.json"), {"Helper": {"champion": entry, "previous": previous}})
 
 
 def decision() -> dict[str, Any]:
