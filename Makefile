@@ -10,7 +10,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_IND
 # DVC runs `python -m stages...`: the venv's python has to be the first on PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run setup setup-dev test test-fast soak lint ui doctor summary help
+.PHONY: run setup setup-dev test test-fast lint ui doctor summary help
 
 run: setup  ## set up, run the pipeline, promote what passes the gate, print the table (default)
 	@python -m ops.pipeline
@@ -35,16 +35,13 @@ test: setup-dev  ## set up and run all tests
 	@python -m pytest
 
 test-fast: setup-dev  ## the tests that take seconds
-	@python -m pytest -m "not slow and not soak"
-
-soak: setup-dev  ## the long proofs
-	@python -m pytest -m soak
+	@python -m pytest -m "not slow"
 
 lint: setup-dev  ## ruff and mypy
 	@ruff check . && ruff format --check . && mypy
 
 ui: setup  ## MLflow's pages on http://127.0.0.1:5000
-	@MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} mlflow ui --host 127.0.0.1 --port 5000
+	@DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} mlflow ui --host 127.0.0.1 --port 5000
 
 doctor: setup  ## what this machine lacks, and what to do
 	@python -m ops.doctor

@@ -12,6 +12,7 @@ class Drift:
     seed: int
     threads: int
     name: str
+    note: str
     model: str
     logs: str
     reference: str

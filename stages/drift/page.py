@@ -78,7 +78,7 @@ def summary(windows: Sequence[Window], calibration: Calibration, reference_rows:
     ]
     return (
         f'<div class="lathe"><div><h1>Drift</h1><p class="note">{escape(cfg.logs)}, reference '
-        f"“{escape(cfg.reference)}” ({reference_rows} rows), embeddings by {escape(cfg.model)}</p>"
+        f"“{escape(cfg.reference)}” ({reference_rows} rows), embeddings by {escape(cfg.model)}. {escape(cfg.note)}</p>"
         + _table(head, (_line(window, cfg) for window in windows))
         + _reliability(calibration, cfg)
         + "".join(_detail(window, cfg) for window in windows)

@@ -36,6 +36,7 @@ class Data:
     """The dataset as a person names it in conf/data/<name>.yaml."""
 
     name: str
+    note: str
     path: str
     source: Source
     format: Format

@@ -31,7 +31,7 @@ def page(
     name = html.escape(cfg.data.name)
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Data: {name}</title><style>{STYLE}</style>",
-        f"<h1>Data report: {name}</h1><h2>Counts</h2>{_counts(metrics)}",
+        f"<h1>Data report: {name}</h1><p>{html.escape(cfg.data.note)}</p><h2>Counts</h2>{_counts(metrics)}",
         "<h2>Lengths of the training rows, tokens</h2>" + histogram(lengths),
         f"<h2>Rejected rows</h2>{_rejects(rejects)}",
         "<h2>Example rows</h2>" + "".join(_example(item) for item in examples),
@@ -45,7 +45,8 @@ def card(cfg: Prepare, metrics: Metrics) -> str:
     source = f"{data.id} at {data.revision}" if data.id else data.path
     rows = "\n".join(f"| {key} | {metric['value']:g} |" for key, metric in sorted(metrics.items()))
     return (
-        f"# Dataset {data.name}\n\nSource: {source} ({data.source.name}, {data.format.name}); train `{data.train}`, "
+        f"# Dataset {data.name}\n\n{data.note}\n\n"
+        f"Source: {source} ({data.source.name}, {data.format.name}); train `{data.train}`, "
         f"test `{data.test or 'split off by hash'}`.\n\n| count | value |\n|---|---|\n{rows}\n"
     )
 

@@ -19,7 +19,7 @@ def card(cfg: Register, manifest: dict[str, Any], outcome: Outcome, checks: list
         f"**Verdict of the gate: {outcome.value}.** Paired differences over the same items, "
         f"{100 * cfg.confidence:g} % bootstrap intervals, positive is better.\n\n"
         f"| check | outcome | evidence | detectable at 80 % power |\n|---|---|---|---|\n{rows}\n\n"
-        f"## Made from\n\n{hashes}\n"
+        f"## Made from\n\n{cfg.note}\n\n{hashes}\n"
     )
 
 

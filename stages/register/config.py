@@ -29,6 +29,7 @@ class Register:
 
     seed: int
     name: str
+    note: str
     registered_model: str
     target: Score
     guards: list[Score]

@@ -37,6 +37,7 @@ def settings(**changes: Any) -> Drift:
     base = Drift(
         seed=17,
         threads=2,
+        note="Generated for a test.",
         name="test",
         model="model",
         logs="logs",

@@ -29,8 +29,8 @@ GOOD = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "c
 
 def config(path: Path, **changes: Any) -> Prepare:
     data = Data(
-        name="rows", path=str(path), source=Source.jsonl, format=Format.messages, columns=Columns("q", "", "a"),
-        id="", subset="", revision="", train="train.jsonl", test="test.jsonl",
+        name="rows", note="Made for a test.", path=str(path), source=Source.jsonl, format=Format.messages,
+        columns=Columns("q", "", "a"), id="", subset="", revision="", train="train.jsonl", test="test.jsonl",
     )  # fmt: skip
     values: dict[str, Any] = {
         "seed": 1, "data": data, "prompt": Prompt("p", "Be brief.", [Example("1+1", "2")], 8), "examples_share": 0.5,

@@ -23,7 +23,7 @@ N = 300
 
 def config(**changes: Any) -> Register:
     values: dict[str, Any] = {
-        "seed": 5, "name": "test", "registered_model": "Helper", "confidence": 0.95, "resamples": 400,
+        "seed": 5, "name": "test", "note": "", "registered_model": "Helper", "confidence": 0.95, "resamples": 400,
         "target": Score("triage", "fields", True, 0.01), "guards": [Score("loss", "nll", False, 0.05)],
         "min_items": 50, "require_judge": True, "judge_floor": 0.5, "promote": Promotion.auto,
     }  # fmt: skip
