@@ -10,7 +10,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_IND
 # DVC runs `python -m stages...`: the venv's python has to be the first on PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: run setup setup-dev test test-fast lint ui doctor summary help
+.PHONY: run setup setup-dev test test-fast soak lint ui doctor summary help
 
 run: setup  ## set up, run the pipeline, promote what passes the gate, print the table (default)
 	@python -m ops.pipeline
@@ -36,6 +36,9 @@ test: setup-dev  ## set up and run all tests
 
 test-fast: setup-dev  ## the tests that take seconds
 	@python -m pytest -m "not slow"
+
+soak: setup-dev  ## the long proofs: hundreds of kills instead of a few
+	@LATHE_SOAK=1 python -m pytest -m soak --timeout 7200
 
 lint: setup-dev  ## ruff and mypy
 	@ruff check . && ruff format --check . && mypy

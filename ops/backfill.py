@@ -12,7 +12,8 @@ from typing import Any
 from stages.common.files import read_json
 from stages.common.run import RESULT, flat, result_key, run_name
 from stages.common.statistics import Metrics
-from stages.common.tracking import connect, track, tracking_uri
+from stages.common.store import connect, tracking_uri
+from stages.common.tracking import track
 
 
 def main(root: Path) -> list[str]:

@@ -2,23 +2,27 @@
 
 Copies the files into data/raw/<name>/ (rows/, labels/, production/, pretrain/: the folders a dataset always has,
 empty where nothing was given), writes the training rows as text for model=tiny's pretraining, and puts the folder
-under DVC, so that queued experiments and colleagues get it too. Commit the .dvc file it makes.
+under DVC, so that queued experiments and colleagues get it too. Commit the .dvc file it makes. Rows may be .jsonl,
+.json, .csv, .tsv or .parquet, also .gz and .zst; rows that lie on S3 come by `dvc import-url` (README).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from stages.common.files import fresh_dir, write_jsonl
+from stages.prepare.reading.inputs import kind_of
+from stages.prepare.reading.read import file_records
 
 FOLDERS = ("rows", "labels", "production", "pretrain")
 RAW = Path("data/raw")
+MAX_ROW_BYTES = 1 << 20
 
 
 def main(arguments: list[str]) -> None:
@@ -29,8 +33,8 @@ def main(arguments: list[str]) -> None:
             f"the name {chosen.name!r} is not lower-case letters, digits, - and _: choose another"
         )
     files = {
-        "rows/train.jsonl": chosen.train,
-        "rows/test.jsonl": chosen.test,
+        f"rows/train{_suffixes(chosen.train)}": chosen.train,
+        f"rows/test{_suffixes(chosen.test)}": chosen.test,
         "labels/labels.jsonl": chosen.labels,
     }
     files |= {f"production/{log.name}": log for log in chosen.logs}
@@ -39,7 +43,7 @@ def main(arguments: list[str]) -> None:
     given = {name: path for name, path in files.items() if path is not None}
     for path in given.values():
         if not path.is_file():
-            raise ValueError(f"{path} does not exist: give the path of a JSON-lines file")
+            raise ValueError(f"{path} does not exist: give the path of a file")
     target = RAW / chosen.name
     if target.exists() and not chosen.replace:
         raise ValueError(f"{target} exists: --replace puts the new files in its place")
@@ -73,22 +77,26 @@ def _copy(files: dict[str, Path], target: Path) -> None:
         shutil.copyfile(source, target / name)
 
 
+def _suffixes(path: Path | None) -> str:
+    """A file's kind as its name says it. Raises ValueError for one that prepare cannot read."""
+    if path is None:
+        return ""
+    kind = kind_of(path.name)
+    return f".{kind.container}{kind.compression}"
+
+
 def _pretrain(target: Path) -> None:
-    rows = (target / "rows/train.jsonl").read_bytes().split(b"\n")
-    texts = [{"text": text} for line in rows if (text := _text(line))]
+    [rows] = (target / "rows").glob("train.*")
+    texts = [{"text": text} for row in file_records(rows, MAX_ROW_BYTES) if (text := _text(row.row))]
     write_jsonl(target / "pretrain/train.jsonl", texts)
 
 
-def _text(line: bytes) -> str:
+def _text(row: dict[str, Any] | None) -> str:
     """A training row's text: of `messages` their contents, of other rows their string columns in order.
 
     "" for a row that cannot be read: it stays in rows/, where prepare rejects it with line number and reason.
     """
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return ""
-    if not isinstance(row, dict):
+    if row is None:
         return ""
     turns = row.get("messages")
     values = (

@@ -41,6 +41,7 @@ def conf_files(conf: Path, values: Mapping[str, Any]) -> dict[str, str]:
         for key in keys:
             node = node[key]
         names.append(f"{group}/{node}.yaml")
+    names += sorted({f"source/{source['name']}.yaml" for source in values["data"]["sources"].values()})
     return {name: file_digest(conf / name) for name in names}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from ops import guard, machine, remote, tracker
 from ops.finding import FAIL, OK, WARN, Finding
-from stages.common.tracking import tracking_uri
+from stages.common.store import tracking_uri
 
 STYLES = {OK: "green", WARN: "yellow", FAIL: "bold red"}
 # DO_NOT_TRACK is enough for Hugging Face and Evidently at any value, for MLflow only as "true".

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stages.common.files import fresh_dir, read_json, tree_digest, write_json
 from stages.common.prompt import Example, Prompt, with_prompt
 from stages.common.provenance import facts
-from stages.common.tracking import connect, ensure_experiment, process_tags, tracking_uri
+from stages.common.store import connect, ensure_experiment, process_tags, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -1,7 +1,7 @@
 """The schema of params.yaml: what conf/ may say, by type, and nothing unknown.
 
-hydra_plugins/lathe.py imports this when Hydra looks for plugins; importing it registers the schema and the two
-digest resolvers. No dataclass here or in stages/*/config.py has a default: the value stands in conf/ alone.
+hydra_plugins/lathe.py imports this when Hydra looks for plugins; importing it registers the schema and the three
+resolvers below. No dataclass here or in stages/*/config.py has a default: the value stands in conf/ alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from stages.prepare.config import Data, Prepare
 from stages.register.config import Register
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+TEST_ROWS = "data/prepared/test.jsonl"
 
 
 @dataclass
@@ -58,6 +59,16 @@ class Config:
     digest: Digest
 
 
+def foreign_tasks(tasks: list[str]) -> list[str]:
+    """Tasks that ask items of their own, and not the rows of the dataset's test split."""
+    own = CONF.parent / "stages/bench/tasks"
+    return [
+        task
+        for task in tasks
+        if not (path := own / f"{task}.yaml").is_file() or TEST_ROWS not in path.read_text(encoding="utf-8")
+    ]
+
+
 def _plain(root: DictConfig) -> dict[str, Any]:
     """The composed values without the digest itself, which would refer to itself."""
     return {
@@ -72,5 +83,6 @@ def _plain(root: DictConfig) -> dict[str, Any]:
 OmegaConf.register_new_resolver(
     "conf_files", lambda *, _root_: conf_files(CONF, _plain(_root_)), replace=True
 )
+OmegaConf.register_new_resolver("foreign_tasks", lambda tasks: foreign_tasks(list(tasks)), replace=True)
 OmegaConf.register_new_resolver("conf_values", lambda *, _root_: values_digest(_plain(_root_)), replace=True)
 ConfigStore.instance().store(name="schema", node=Config)

@@ -83,7 +83,7 @@ def test_a_stage_dies_with_dvc(finished: Finished, tmp_path: Path) -> None:
 
 CONNECT = """
 from pathlib import Path
-from stages.common.tracking import connect, ensure_experiment
+from stages.common.store import connect, ensure_experiment
 print(ensure_experiment(connect(Path.cwd()), "Helpdesk-Tiny", Path.cwd()))
 """
 

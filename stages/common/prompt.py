@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class Message(TypedDict):
-    """One chat turn."""
+    """One chat turn; role is system, user, assistant or tool.
+
+    `content` is "" where an assistant turn only calls tools. A tool call is {id?, type: function, function: {name,
+    arguments}} with arguments as an object, as chat templates want it. weight 0: nothing is learned from this turn.
+    `reasoning_content` is what the assistant thought before it spoke.
+    """
 
     role: str
     content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+    weight: NotRequired[int]
+    reasoning_content: NotRequired[str]
 
 
 @dataclass

@@ -1,23 +1,22 @@
 """MLflow as a mirror that cannot hurt: `track` buffers, batches, and turns a dead server into one warning.
 
-A stage calls `track.metric`, `track.artifact` and `track.text`; outside a run they do nothing. The run
-itself is opened and closed by stages/common/run.py.
+A stage calls `track.metric`, `track.artifact`, `track.text` and `track.dataset`; outside a run they do
+nothing. The run itself is opened and closed by stages/common/run.py.
 """
 
 from __future__ import annotations
 
-import fcntl
+import json
 import logging
 import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.common.statistics import Metrics
+from stages.common.store import close_dead_runs, connect, ensure_experiment, process_tags, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -27,6 +26,7 @@ FLUSH_POINTS = 500
 FLUSH_SECONDS = 10.0
 PARAM_LENGTH = 6000
 PARAMS_PER_CALL = 100
+DATASET_NAME, DATASET_DIGEST = 500, 36  # what MLflow takes, in characters
 IDENTITY = ("LATHE_USER", "LATHE_PURPOSE", "LATHE_EXPERIMENT_ID")
 
 
@@ -97,6 +97,10 @@ class Track:
         """Store `text` as the artifact file `name`."""
         self._call(lambda client: client.log_text(self._run_id, text, name))
 
+    def dataset(self, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
+        """Log the data that this run used, as MLflow's dataset input; of the digest it keeps 36 characters."""
+        self._call(lambda client: _log_dataset(client, self._run_id, name, digest, source, profile))
+
     def tag(self, name: str, value: str) -> None:
         """Set a tag."""
         self._call(lambda client: client.set_tag(self._run_id, name, value[:PARAM_LENGTH]))
@@ -144,93 +148,25 @@ class Track:
 track = Track()
 
 
-def tracking_uri(where: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the sqlite file in the repository's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{where.resolve() / 'mlflow.db'}"
-
-
-def connect(where: Path) -> MlflowClient:
-    """A client of the store; a fresh sqlite store is created by one process at a time.
-
-    Several processes that open a fresh store at once crash each other in its schema migration.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import set_tracking_uri
-    from mlflow.tracking import MlflowClient
-
-    uri = tracking_uri(where)
-    set_tracking_uri(uri)
-    with _store_lock(where):
-        _ensure_sqlite(uri)
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
-    return client
-
-
-def ensure_experiment(client: MlflowClient, name: str, where: Path) -> str:
-    """The experiment's id; made with an explicit artifact folder, or a temp workspace would hold the files."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    local = tracking_uri(where).startswith("sqlite")
-    location = (where.resolve() / "mlartifacts").as_uri() if local else None
-    try:
-        return str(client.create_experiment(name, artifact_location=location))
-    except MlflowException:  # another stage made it a moment ago
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            raise
-        return str(found.experiment_id)
-
-
-def close_dead_runs(client: MlflowClient) -> None:
-    """End as KILLED every run that says RUNNING and whose process on this machine is gone."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    query = f"attributes.status = 'RUNNING' and tags.`lathe.host` = '{platform.node()}'"
-    for run in client.search_runs(experiments, query) if experiments else []:
-        tags = run.data.tags
-        if _started(int(tags.get("lathe.pid", "0"))) != tags.get("lathe.started"):
-            client.set_tag(run.info.run_id, "failed", "true")
-            client.set_tag(run.info.run_id, "error", "killed: its process is gone")
-            client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _ensure_sqlite(uri: str) -> None:
-    """Make a sqlite store whole or not at all: one that a kill left with half its schema never opens again."""
-    from mlflow.tracking import MlflowClient
-
-    path = Path(uri.removeprefix("sqlite:///"))
-    if not uri.startswith("sqlite:///") or path.exists():
-        return
-    for left in path.parent.glob(f"{path.name}.draft*"):
-        left.unlink()
-    MlflowClient(f"sqlite:///{path}.draft").search_experiments(max_results=1)
-    path.with_name(f"{path.name}.draft").replace(path)
-
-
-@contextmanager
-def _store_lock(where: Path) -> Iterator[None]:
-    path = where / ".lathe" / "mlflow.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _log_batch(client: MlflowClient, run_id: str, points: list[tuple[str, float, int, int]]) -> None:
     from mlflow.entities import Metric
 
     client.log_batch(run_id, metrics=[Metric(name, value, at, step) for name, value, at, step in points])
 
 
-def process_tags() -> dict[str, str]:
-    """Tags by which `close_dead_runs` knows whether a run's process still lives."""
-    pid = os.getpid()
-    return {"lathe.host": platform.node(), "lathe.pid": str(pid), "lathe.started": _started(pid) or ""}
+def _log_dataset(
+    client: MlflowClient, run_id: str, name: str, digest: str, source: str, profile: Mapping[str, Any]
+) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    data = Dataset(
+        name[:DATASET_NAME],
+        digest[:DATASET_DIGEST],
+        source_type="local",
+        source=json.dumps({"uri": source}),
+        profile=json.dumps(profile, sort_keys=True),
+    )
+    client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
 
 
 def _parent_tags() -> dict[str, str]:
@@ -238,12 +174,3 @@ def _parent_tags() -> dict[str, str]:
     parent = os.environ.pop("MLFLOW_RUN_ID", "")
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
     return {"mlflow.parentRunId": parent} if parent else {}
-
-
-def _started(pid: int) -> str | None:
-    """A process's start in clock ticks since boot, None if there is none: a pid alone may have been reused."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    return stat.rsplit(")", 1)[1].split()[19]

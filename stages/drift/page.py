@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from stages.common.evidently_page import framed
 from stages.common.statistics import Metric
 from stages.drift.calibration import Calibration
 from stages.drift.config import Drift
@@ -47,12 +48,7 @@ def with_verdicts(picture: str, summary: str) -> str:
         '<div class="lathe"><div><h2>Distributions</h2><p class="note">Drawn by Evidently; tests and '
         "thresholds are those of the tables above. Open a row for its histogram.</p></div></div>"
     )
-    page = (
-        picture.strip()
-        .replace("</head>", f"{HEAD}</head>", 1)
-        .replace("<body>", f"<body>{summary}{heading}", 1)
-    )
-    return page + "\n"
+    return framed(picture, HEAD, summary + heading)
 
 
 def not_evaluated(reason: str) -> str:

@@ -6,23 +6,20 @@ the verdict used; only the drawing is its own.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from stages.common.evidently_page import drawn
 from stages.drift.descriptors import Columns, categorical, numeric
-
-_IDS = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|metric_[0-9a-f]{32}")
 
 
 def render(windows: Mapping[str, tuple[Columns, float]]) -> str:
     """One stand-alone HTML page, a section per window: name -> (descriptors, largest p that counts).
 
-    The bytes are a function of the input: Evidently's random ids are numbered in order of appearance.
+    The bytes are a function of the input.
     """
-    from evidently.core.metric_types import render_widgets
     from evidently.legacy.renderers.html_widgets import group_widget
 
     _register_tests()
@@ -31,19 +28,7 @@ def render(windows: Mapping[str, tuple[Columns, float]]) -> str:
         for name, (columns, cut) in windows.items()
         if columns.numbers or columns.categories
     ]
-    return numbered(render_widgets(groups))
-
-
-def numbered(html: str) -> str:
-    """Each distinct random id replaced by its number, in the shape that it had."""
-    known: dict[str, str] = {}
-
-    def number(match: re.Match[str]) -> str:
-        count = f"{len(known):032x}"
-        plain = f"{count[:8]}-{count[8:12]}-{count[12:16]}-{count[16:20]}-{count[20:]}"
-        return known.setdefault(match[0], f"metric_{count}" if match[0].startswith("metric_") else plain)
-
-    return _IDS.sub(number, html)
+    return drawn(groups)
 
 
 def _register_tests() -> None:

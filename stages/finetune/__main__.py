@@ -16,7 +16,8 @@ from stages.common.statistics import Metrics, bootstrap, exact, paired_differenc
 from stages.common.tracking import track
 from stages.finetune.config import Finetune, Init, Method
 from stages.finetune.evaluate import generate, heldout_losses, samples_page
-from stages.finetune.train import Curve, read_documents, train
+from stages.finetune.pack import read_documents, read_rows
+from stages.finetune.train import Curve, train
 
 BASE, PREPARED, OUT = Path("models/base"), Path("data/prepared"), Path("models/tuned")
 PLOT, SAMPLES = Path("reports/loss.csv"), Path("reports/samples.md")
@@ -28,13 +29,14 @@ def main(cfg: Finetune) -> Metrics:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    documents = read_documents(PREPARED / "train.parquet")
+    rows = read_rows(PREPARED / "train.parquet", cfg.row_length)
+    heldout_rows = read_rows(PREPARED / "valid.parquet", cfg.row_length)
     heldout = read_documents(PREPARED / "valid.parquet")
     model = load(cfg)
     before = heldout_losses(model, heldout, tokenizer.pad_token_id, cfg.batch_size)
     asked = generate(model, tokenizer, heldout, cfg)
     curve = Curve()
-    tuned = train(cfg, model, tokenizer, documents, heldout, curve)
+    tuned = train(cfg, model, tokenizer, rows, heldout_rows, curve)
     save(tuned, tokenizer)
     final = reload()
     after = heldout_losses(final, heldout, tokenizer.pad_token_id, cfg.batch_size)

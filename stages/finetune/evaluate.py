@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.finetune.config import Finetune
-from stages.finetune.pack import IGNORED
-from stages.finetune.train import Documents
+from stages.finetune.pack import IGNORED, Documents
 
 
 def heldout_losses(model: Any, documents: Documents, pad: int, batch_size: int) -> list[float]:

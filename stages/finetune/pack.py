@@ -1,16 +1,20 @@
-"""Best-fit packing: documents into rows of fixed length, positions restarting at each document.
+"""Packed rows as prepare wrote them: checked and padded for training, cut into documents where single ones count.
 
-With restarting positions and no attention mask, transformers builds the block-diagonal mask itself, so no
-token attends across documents. Fixed lengths keep every step's cost, and its memory, the same.
+Positions restart at each document. With restarting positions and no attention mask, transformers builds the
+block-diagonal mask itself, so no token attends across documents. Fixed lengths keep every step's cost, and its
+memory, the same.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
 
 IGNORED = -100
+Documents = list[tuple[list[int], list[int]]]
 
 
 @dataclass
@@ -22,40 +26,43 @@ class Row:
     position_ids: list[int]
 
 
-def pack(documents: Sequence[tuple[list[int], list[int]]], length: int, pad: int) -> list[Row]:
-    """Pack (input_ids, labels) pairs into rows of `length` tokens.
+def read_rows(path: Path, length: int) -> Any:
+    """Arrow table of the packed rows: input_ids, labels, and the documents' lengths.
 
-    Best fit decreasing: longest document first, each into the fullest row that still holds it. Raises
-    ValueError for a document longer than a row.
+    Raises ValueError for a row of more than `length` tokens.
     """
-    order = sorted(range(len(documents)), key=lambda index: (-len(documents[index][0]), index))
-    bins: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free tokens, bin), sorted
-    for index in order:
-        size = len(documents[index][0])
-        if size > length:
-            raise ValueError(
-                f"a training row of {size} tokens does not fit into finetune.row_length={length}: "
-                "raise it, or lower prepare.max_length"
-            )
-        at = bisect_left(room, (size, -1))
-        free, target = room.pop(at) if at < len(room) else (length, len(bins))
-        if target == len(bins):
-            bins.append([])
-        bins[target].append(index)
-        insort(room, (free - size, target))
-    return [_row([documents[index] for index in members], length, pad) for members in bins]
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path, columns=["input_ids", "labels", "lengths"])
+    longest = pc.max(pc.list_value_length(table["input_ids"])).as_py() or 0
+    if longest > length:
+        raise ValueError(
+            f"{path} has a packed row of {longest} tokens, over finetune.row_length={length}: raise it, "
+            "or lower prepare.row_length"
+        )
+    return table
 
 
-def _row(documents: Sequence[tuple[list[int], list[int]]], length: int, pad: int) -> Row:
-    row = Row([], [], [])
-    for ids, labels in documents:
-        row.input_ids += ids
-        # A document's first token has no predecessor of its own: predicting it from another one is no task.
-        row.labels += [IGNORED, *labels[1:]]
-        row.position_ids += range(len(ids))
-    free = length - len(row.input_ids)
-    row.input_ids += [pad] * free
-    row.labels += [IGNORED] * free
-    row.position_ids += range(free)
-    return row
+def read_documents(path: Path) -> Documents:
+    """(input_ids, labels) of each document with loss, by id and then by length: packing has no say in the order."""
+    import pyarrow.parquet as pq
+
+    found = sorted(document for row in pq.read_table(path).to_pylist() for document in _documents(row))
+    return [(ids, labels) for _, _, ids, labels in found if any(label != IGNORED for label in labels)]
+
+
+def padded(row: dict[str, list[int]], length: int, pad: int) -> Row:
+    """A row of read_rows at its full length; the padding is one more document, without loss."""
+    free = length - len(row["input_ids"])
+    return Row(
+        row["input_ids"] + [pad] * free,
+        row["labels"] + [IGNORED] * free,
+        [position for size in (*row["lengths"], free) for position in range(size)],
+    )
+
+
+def _documents(row: dict[str, Any]) -> Iterator[tuple[str, int, list[int], list[int]]]:
+    cuts = pairwise(accumulate(row["lengths"], initial=0))
+    for identity, (begin, end) in zip(row["ids"], cuts, strict=True):
+        yield identity, end - begin, row["input_ids"][begin:end], row["labels"][begin:end]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from stages.common.tracking import track
 from stages.finetune.config import Finetune, Precision
-from stages.finetune.pack import Row, pack
+from stages.finetune.pack import Row, padded
 
-Documents = list[tuple[list[int], list[int]]]
 LOG_EVERY = 10
 
 
@@ -42,47 +41,34 @@ class Curve:
         )
 
 
-def read_documents(path: Path) -> Documents:
-    """(input_ids, labels) of each row that prepare wrote."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    return list(zip(table["input_ids"].to_pylist(), table["labels"].to_pylist(), strict=True))
-
-
-def train(
-    cfg: Finetune, model: Any, tokenizer: Any, documents: Documents, heldout: Documents, curve: Curve
-) -> Any:
-    """Train `model` in place and return it; data order is a function of the seed alone."""
+def train(cfg: Finetune, model: Any, tokenizer: Any, rows: Any, heldout: Any, curve: Curve) -> Any:
+    """Train `model` in place on packed rows (tables of read_rows) and return it; their order comes from the seed."""
     from datasets import Dataset
     from trl import SFTTrainer
 
     parameters = list(model.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     curve.trained_share = trained / sum(parameter.numel() for parameter in parameters)
-    rows = {
-        name: Dataset.from_list([vars(row) for row in pack(part, cfg.row_length, tokenizer.pad_token_id)])
-        for name, part in (("train", documents), ("heldout", heldout))
-        if part
-    }
     trainer = SFTTrainer(
         model=model,
-        args=_arguments(cfg, evaluate="heldout" in rows),
-        train_dataset=rows["train"],
-        eval_dataset=rows.get("heldout"),
+        args=_arguments(cfg, evaluate=bool(len(heldout))),
+        # Fingerprints are given, or datasets would make them by hashing a copy of all rows.
+        train_dataset=Dataset(rows, fingerprint="train"),
+        eval_dataset=Dataset(heldout, fingerprint="heldout") if len(heldout) else None,
         processing_class=tokenizer,
-        data_collator=collate,
+        data_collator=partial(collate, length=cfg.row_length, pad=tokenizer.pad_token_id),
         callbacks=[_recorder(curve)],
     )
     trainer.train()
     return model
 
 
-def collate(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
-    """Stack packed rows; there is no attention mask on purpose (see pack.py)."""
+def collate(rows: list[dict[str, list[int]]], length: int, pad: int) -> dict[str, Any]:
+    """Pad and stack packed rows; there is no attention mask on purpose (see pack.py)."""
     import torch
 
-    return {name: torch.tensor([row[name] for row in rows]) for name in Row.__annotations__}
+    full = [vars(padded(row, length, pad)) for row in rows]
+    return {name: torch.tensor([row[name] for row in full]) for name in Row.__annotations__}
 
 
 def _arguments(cfg: Finetune, *, evaluate: bool) -> Any:

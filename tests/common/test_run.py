@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from stages.common.tracking import close_dead_runs, connect
+from stages.common.store import close_dead_runs, connect
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = """

@@ -11,6 +11,7 @@ import yaml
 from ops.compose import composed
 from ops.digest import CHOICES, conf_files, values_digest
 from ops.guard import problems
+from ops.schema import foreign_tasks
 from stages.base.config import Base
 from stages.bench.config import Bench, Variant
 from stages.common.run import load
@@ -164,3 +165,7 @@ def test_params_that_were_never_composed_are_refused(root: Path, text: str) -> N
 def test_no_params_at_all_is_refused(root: Path) -> None:
     (root / "params.yaml").unlink()
     assert problems(root) == ["params.yaml is missing: run `python -m ops.compose`"]
+
+
+def test_only_tasks_with_items_of_their_own_are_compared_with_training_rows() -> None:
+    assert foreign_tasks(["helpdesk_triage", "mmlu", "gsm8k_match"]) == ["mmlu"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 from pathlib import Path
 
@@ -64,15 +65,23 @@ def test_training_rows_become_text_to_pretrain_on(
     assert [row["text"] for row in made] == texts
 
 
+def test_rows_of_another_kind_keep_their_kind(clone: Clone, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(b"question,answer\n1 and 1?,2\n"))
+    data.main(["table", "--train", str(tmp_path / "rows.csv.gz")])
+    assert (clone.root / "data/raw/table/rows/train.csv.gz").is_file()
+    [made] = read_jsonl(clone.root / "data/raw/table/pretrain/train.jsonl")
+    assert made == {"text": "1 and 1?\n2"}
+
+
 def test_gsm8k_with_its_conf_is_ready_for_an_experiment(clone: Clone, rows: Path) -> None:
     """The command in conf/experiment/gsm8k.yaml makes the files that conf/data/gsm8k.yaml names."""
     clone.module(
         "ops.data", "gsm8k", "--train", str(rows / "train.jsonl"), "--test", str(rows / "test.jsonl")
     )
     conf = yaml.safe_load((clone.root / "conf/data/gsm8k.yaml").read_text())
-    for key in ("train", "test"):
-        [row, *_] = read_jsonl(clone.root / conf["path"] / conf[key])
-        assert {conf["columns"]["instruction"], conf["columns"]["response"]} <= set(row)
+    for source in conf["sources"].values():
+        [row, *_] = read_jsonl(clone.root / conf["path"] / source["files"][0])
+        assert {source["columns"]["prompt"], source["columns"]["answer"]} <= set(row)
 
 
 def test_replace_swaps_the_files(clone: Clone, rows: Path) -> None:

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 
 from ops import package, promote
 from stages.common.files import sha256, tree_digest, write_json
-from stages.common.tracking import connect
+from stages.common.store import connect
 from tests.ops.decided import NAME, Decided, decide, make_decided
 
 # Everything promote does, in order: a crash before any of them must leave nothing that a second run cannot finish.

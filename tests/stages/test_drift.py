@@ -24,7 +24,6 @@ from stages.drift.energy import distances, energy, interval, permutation_test
 from stages.drift.logs import Row, limited, read_window
 from stages.drift.page import not_evaluated
 from stages.drift.performance import accuracies, worse
-from stages.drift.picture import numbered
 from stages.drift.text import parsed
 from stages.drift.verdict import conversations, decide, first_rows
 
@@ -323,12 +322,6 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path, tiny_model: Path) ->
         assert ran.returncode == 0, ran.stderr
         seen.append((ran.stdout, (tmp_path / REPORT).read_bytes()))
     assert seen[0] == seen[1]
-
-
-def test_ids_are_numbered_by_appearance() -> None:
-    a, b = "01890a5d-ac96-774b-bcce-b302099a8057", "metric_" + "0f" * 16
-    zero, one = "00000000-0000-0000-0000-000000000000", "metric_" + "0" * 31 + "1"
-    assert numbered(f"{a} {b} {a}") == f"{zero} {one} {zero}"
 
 
 @pytest.mark.parametrize(

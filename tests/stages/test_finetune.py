@@ -6,18 +6,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stages.common.files import tree_digest
 from stages.finetune.__main__ import main
 from stages.finetune.config import Finetune, Init, Method, MethodConfig, Precision
 from stages.finetune.evaluate import heldout_losses
-from stages.finetune.pack import IGNORED, pack
+from stages.finetune.pack import IGNORED, Documents, padded, read_documents, read_rows
 from stages.finetune.train import Curve, collate
+from stages.prepare.tokens.pack import pack
 
 FULL = MethodConfig("full", Method.full, 0, 0, 0.0, [])
 LORA = MethodConfig("lora", Method.lora, 4, 8, 0.0, ["q_proj", "v_proj"])
@@ -33,6 +35,25 @@ def config(**changes: Any) -> Finetune:
     return Finetune(**(values | changes))
 
 
+def write(path: Path, documents: Documents, capacity: int) -> None:
+    """Documents as prepare writes them: packed, with their ids and lengths, no padding, no loss on a first token."""
+    found = pack(np.array([len(ids) for ids, _ in documents], np.int64), capacity)
+    rows = []
+    for begin, end in pairwise(found.offsets.tolist()):
+        members = found.order[begin:end].tolist()
+        rows.append(
+            {
+                "ids": [f"{member:03}" for member in members],
+                "lengths": [len(documents[member][0]) for member in members],
+                "input_ids": [token for member in members for token in documents[member][0]],
+                "labels": [label for member in members for label in [IGNORED, *documents[member][1][1:]]],
+            }
+        )
+    numbers = pa.list_(pa.int32())
+    kinds = {"ids": pa.list_(pa.string()), "lengths": numbers, "input_ids": numbers, "labels": numbers}
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(kinds)), path)
+
+
 @pytest.fixture
 def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Path:
     from transformers import AutoTokenizer
@@ -43,41 +64,62 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) 
     (tmp_path / "data/prepared").mkdir(parents=True)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     for split, count in (("train", 24), ("valid", 6)):
-        rows = []
+        docs = []
         for number in range(count):
             prompt = tokenizer(f"<|user|>item {number}<|end|><|assistant|>", add_special_tokens=False)[
                 "input_ids"
             ]
             answer = tokenizer("yes<|end|>", add_special_tokens=False)["input_ids"]
-            rows.append(
-                {"id": str(number), "input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
-            )
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"data/prepared/{split}.parquet")
+            docs.append((prompt + answer, [IGNORED] * len(prompt) + answer))
+        write(tmp_path / f"data/prepared/{split}.parquet", docs, 64)
     return tmp_path
 
 
-documents = st.lists(st.integers(1, 40), min_size=1, max_size=40).map(
+documents = st.lists(st.integers(2, 40), min_size=1, max_size=40).map(
     lambda lengths: [(list(range(1, n + 1)), [IGNORED, *range(2, n + 1)]) for n in lengths]
 )
 
 
-@settings(deadline=None)
-@given(documents)
-def test_packing_keeps_every_document_once_and_whole(docs: list[tuple[list[int], list[int]]]) -> None:
-    rows = pack(docs, 40, pad=0)
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(documents, st.integers(40, 60))
+def test_what_prepare_packed_comes_back_whole_and_in_order(
+    tmp_path: Path, docs: Documents, length: int
+) -> None:
+    write(tmp_path / "rows.parquet", docs, 40)
+    assert read_documents(tmp_path / "rows.parquet") == docs
     found = []
-    for row in rows:
-        assert len(row.input_ids) == len(row.labels) == len(row.position_ids) == 40
-        starts = [index for index, position in enumerate(row.position_ids) if position == 0] + [40]
-        pieces = [row.input_ids[a:b] for a, b in pairwise(starts)]
-        found += [piece for piece in pieces if piece and piece[0] != 0]
-    assert sorted(found) == sorted(ids for ids, _ in docs)
-    assert len(rows) <= 2 * -(-sum(len(ids) for ids, _ in docs) // 40) + 1
+    for packed in read_rows(tmp_path / "rows.parquet", length).to_pylist():
+        row = padded(packed, length, pad=0)
+        assert len(row.input_ids) == len(row.labels) == len(row.position_ids) == length
+        starts = [index for index, position in enumerate(row.position_ids) if position == 0] + [length]
+        pieces = [(row.input_ids[a:b], row.labels[a:b]) for a, b in pairwise(starts)]
+        found += [piece for piece in pieces if piece[0][0] != 0]
+        assert all(label == IGNORED for ids, labels in pieces if ids[0] == 0 for label in labels)
+    assert sorted(found) == sorted(docs)
 
 
-def test_a_document_longer_than_a_row_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"41 tokens does not fit into finetune.row_length=40"):
-        pack([(list(range(41)), list(range(41)))], 40, pad=0)
+def test_the_order_of_documents_does_not_depend_on_packing(tmp_path: Path) -> None:
+    docs = [([n] * n, [IGNORED] * (n - 1) + [n]) for n in (5, 30, 2, 17, 17, 9)]
+    for capacity in (30, 40, 80):
+        write(tmp_path / "rows.parquet", docs, capacity)
+        assert read_documents(tmp_path / "rows.parquet") == docs
+
+
+def test_a_document_without_loss_measures_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "rows.parquet", [([1, 2], [IGNORED, IGNORED]), ([3, 4], [IGNORED, 4])], 4)
+    assert read_documents(tmp_path / "rows.parquet") == [([3, 4], [IGNORED, 4])]
+
+
+def test_a_packed_row_longer_than_a_training_row_is_one_clear_line(prepared: Path) -> None:
+    message = r"train.parquet has a packed row of \d+ tokens, over finetune.row_length=32: raise it, or lower"
+    with pytest.raises(ValueError, match=message):
+        main(config(row_length=32))
+
+
+def test_without_a_validation_split_there_is_no_heldout_loss(prepared: Path) -> None:
+    write(prepared / "data/prepared/valid.parquet", [], 64)
+    metrics = main(config(max_steps=1))
+    assert not any(name.startswith("heldout") for name in metrics)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -87,9 +129,9 @@ def test_no_token_attends_across_documents(tiny_model: Path, attention: str) -> 
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation=attention).eval()
     docs = [([7, 8, 9, 10, 11], [7, 8, 9, 10, 11]), ([20, 21, 22], [20, 21, 22])]
-    (row,) = pack(docs, 12, pad=0)
+    row = {"input_ids": [7, 8, 9, 10, 11, 20, 21, 22], "labels": [IGNORED] * 8, "lengths": [5, 3]}
     with torch.no_grad():
-        batch = {k: v for k, v in collate([vars(row), vars(row)]).items() if k != "labels"}
+        batch = {k: v for k, v in collate([row, row], length=12, pad=0).items() if k != "labels"}
         packed = model(**batch, use_cache=False).logits[1]  # a cache would switch the block mask off
         alone = torch.cat([model(input_ids=torch.tensor([ids])).logits[0] for ids, _ in docs])
     assert (packed[:8] - alone).abs().max() < 1e-5 * alone.abs().max()
