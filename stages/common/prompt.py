@@ -46,11 +46,12 @@ def with_prompt(prompt: Prompt, turns: list[Message], *, examples: bool) -> list
 
     A conversation that brings its own system turn keeps it.
     """
-    head: list[Message] = []
-    if prompt.system and not (turns and turns[0]["role"] == "system"):
-        head.append({"role": "system", "content": prompt.system})
+    own = bool(turns) and turns[0]["role"] == "system"
+    head: list[Message] = turns[:1] if own else []
+    if prompt.system and not own:
+        head = [{"role": "system", "content": prompt.system}]
     if examples:
         for example in prompt.examples:
             head.append({"role": "user", "content": example.user})
             head.append({"role": "assistant", "content": example.assistant})
-    return head + turns
+    return head + turns[own:]

@@ -19,7 +19,7 @@ from stages.common.statistics import Metrics
 from stages.common.workspace import workspace
 from stages.prepare import encode, ingest
 from stages.prepare.account import check, refuse
-from stages.prepare.config import Prepare
+from stages.prepare.config import LeakAction, Prepare
 from stages.prepare.decide import KEPT, Decision, decide
 from stages.prepare.fingerprint import fingerprint
 from stages.prepare.outs import Prepared, write
@@ -36,6 +36,8 @@ def main(cfg: Prepare) -> Metrics:
     """Write data/prepared and the data report; returns counts (unit: rows, tokens)."""
     sane(cfg)
     files, shards = plan(cfg.data)
+    if not shards:
+        raise ValueError(f"every file of {cfg.data.path} is empty: see data.sources in conf/data")
     mark = fingerprint(cfg, files, BASE, [Path(cfg.data.path) / "labels", BENCHMARKS])
     with workspace("prepare", mark) as scratch:
         jobs = [ingest.Job(shard, cfg.data.sources[shard.source], cfg) for shard in shards]
@@ -43,7 +45,8 @@ def main(cfg: Prepare) -> Metrics:
         decision = decide(cfg, ingested)
         check(cfg, shards, ingested, decision)
         items = tested(cfg, ingested, decision)
-        Index.build(items.items, cfg.leakage).save(fresh_dir(scratch / "index"))
+        if cfg.leakage.action is not LeakAction.ignore:
+            Index.build(items.items, cfg.leakage).save(fresh_dir(scratch / "index"))
         encoded = _encode(cfg, shards, ingested, decision, scratch)
         refuse(decision, encoded)
         pairs = overlaps(encoded, decision)

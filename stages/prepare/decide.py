@@ -70,7 +70,7 @@ def decide(cfg: Prepare, folders: Sequence[Path]) -> Decision:
     starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     fate = every("split").astype(np.int8)
     fate[every("copies") == 0] = Fate.down_weighted
-    _exact(fate, every("key"), every("id"), every("question"))
+    _exact(fate, every("key"), every("id"), every("question"), every("group"))
     found = np.full(len(fate), -1, np.int64)
     if cfg.duplicates.action is not Action.ignore:
         found = _near(cfg, folders, starts, fate)
@@ -82,25 +82,29 @@ def _exact(
     keys: NDArray[np.uint64],
     ids: NDArray[np.uint64],
     questions: NDArray[np.uint64],
+    groups: NDArray[np.uint64],
 ) -> None:
-    """Set aside, in place: rows and ids seen before, and rows whose question already stands in another split.
+    """Set aside, in place: rows and ids seen before, and rows whose question or group stands in another split.
 
     Only rows that share a half of a digest with another one are looked at one by one.
     """
-    shared = _repeated(keys) | _repeated(ids) | _repeated(questions)
+    shared = _repeated(keys) | _repeated(ids) | _repeated(questions) | _repeated(groups)
     seen_keys: set[bytes] = set()
     seen_ids: set[bytes] = set()
     home: dict[bytes, int] = {}
     for row in np.flatnonzero(shared & (fate < len(SPLITS))).tolist():
-        key, identity, question = keys[row].tobytes(), ids[row].tobytes(), questions[row].tobytes()
-        split = int(fate[row])
+        key, identity, split = keys[row].tobytes(), ids[row].tobytes(), int(fate[row])
+        # a row without a group is its question's: one home for both is enough, for their digests differ
+        ties = {questions[row].tobytes(), groups[row].tobytes()}
+        homes = {home.get(tie, split) for tie in ties}
         if key in seen_keys:
             fate[row] = Fate.duplicate
         elif identity in seen_ids:
             fate[row] = Fate.duplicate_id
-        elif home.setdefault(question, split) != split:
-            fate[row] = Fate.in_test if home[question] == Fate.test else Fate.links_splits
+        elif homes != {split}:
+            fate[row] = Fate.in_test if Fate.test in homes - {split} else Fate.links_splits
         else:
+            home.update(dict.fromkeys(ties, split))
             seen_keys.add(key)
             seen_ids.add(identity)
 
@@ -130,7 +134,8 @@ def _near(
     def shingles(row: int) -> NDArray[np.uint64]:
         return np.unique(grams(_one(words, starts, row), cfg.duplicates.ngram).values)
 
-    found = near(keys, shingles, fate < len(SPLITS), cfg.duplicates)
+    stay = fate if cfg.duplicates.action is Action.report else None
+    found = near(keys, shingles, fate < len(SPLITS), cfg.duplicates, stay)
     rows = np.flatnonzero(found >= 0)
     across = fate[rows] != fate[found[rows]]
     fate[rows[across]] = Fate.links_splits

@@ -22,8 +22,8 @@ from stages.prepare.columns import Appender, Layout, ragged
 from stages.prepare.config import LeakAction, Overlong, Prepare
 from stages.prepare.decide import Fate
 from stages.prepare.ingest import layout, texts
-from stages.prepare.overlap.leakage import Index
-from stages.prepare.overlap.text import Ragged, turn_hashes
+from stages.prepare.overlap.leakage import Hit, Index
+from stages.prepare.overlap.text import Ragged, turn_hashes, word_hashes
 from stages.prepare.rows.row import Row
 from stages.prepare.split import share
 from stages.prepare.stored import Kept, batches
@@ -92,7 +92,20 @@ def _match(job: Job, words: Ragged, rows: list[Kept], hits: Any) -> None:
     if not rows:
         return
     turns = turn_hashes([texts(kept.row) for kept in rows])
-    for hit in _index(job.index).match(_take(words, [kept.at for kept in rows]), turns):
+    found = _index(job.index).match(_take(words, [kept.at for kept in rows]), turns)
+    _note(rows, found, hits)
+    # the words of ingest leave out system turns, which say nothing of likeness but may hold an item
+    systems = [
+        (kept, turn["content"]) for kept in rows for turn in kept.row.messages if turn["role"] == "system"
+    ]
+    if systems:
+        texts_ = [text for _, text in systems]
+        found = _index(job.index).match(word_hashes(texts_), turn_hashes([[text] for text in texts_]))
+        _note([kept for kept, _ in systems], found, hits)
+
+
+def _note(rows: list[Kept], found: list[Hit], hits: Any) -> None:
+    for hit in found:
         line = {"row": rows[hit.row].at, "item": int(hit.item), "share": round(float(hit.share), 4)}
         hits.write(orjson.dumps(line) + b"\n")
 
@@ -134,7 +147,8 @@ def _conversation(cfg: Prepare, kept: Kept, part: Part) -> Conversation:
     answer = {Part.whole: [], Part.chosen: kept.row.chosen, Part.rejected: kept.row.rejected}[part]
     examples = share(kept.key, "examples") < cfg.examples_share
     messages = with_prompt(cfg.prompt, kept.row.messages, examples=examples)
-    first = len(messages) - len(kept.row.messages)
+    own = sum(turn["role"] != "system" for turn in kept.row.messages)
+    first = len(messages) - own
     # of a pair only the answers are learned: the turns before them are the question that both share
     return Conversation(messages + answer, kept.row.tools, first if part is Part.whole else len(messages))
 

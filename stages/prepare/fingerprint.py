@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -15,7 +16,8 @@ from stages.prepare.reading.read import RawFile
 
 # Libraries whose next version may write other bytes.
 DECIDE = (
-    "numpy", "orjson", "phonenumbers", "pyarrow", "python-stdnum", "rensa", "tokenizers", "transformers"
+    "datasets", "jinja2", "numpy", "orjson", "phonenumbers", "pyarrow", "python-stdnum", "rensa", "tokenizers",
+    "transformers",
 )  # fmt: skip
 
 
@@ -32,11 +34,11 @@ def fingerprint(cfg: Prepare, files: Sequence[RawFile], base: Path, tested: Sequ
             for folder in (here, here.parent / "common")
             for path in sorted(folder.rglob("*.py"))
         ],
-        [(name, version(name)) for name in DECIDE],
+        [platform.python_version(), *((name, version(name)) for name in DECIDE)],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _tokenizer(base: Path) -> list[Path]:
     """The small files of a model folder: its weights do not decide a token."""
-    return sorted(path for path in base.iterdir() if path.is_file() and path.suffix != ".safetensors")
+    return sorted(path for path in base.rglob("*") if path.is_file() and path.suffix != ".safetensors")

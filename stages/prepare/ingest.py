@@ -6,7 +6,6 @@ counts.json. Nothing of it depends on another shard, so any number of workers wr
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -22,8 +21,9 @@ import orjson
 from stages.common.files import write_json
 from stages.common.prompt import Message
 from stages.prepare.columns import Appender, Layout
-from stages.prepare.config import Action, PersonalAction, Prepare, Source
+from stages.prepare.config import Action, PersonalAction, Prepare, Source, Use
 from stages.prepare.overlap.duplicates import band_keys, bands
+from stages.prepare.overlap.tested import strings
 from stages.prepare.overlap.text import digest, normalise, word_hashes
 from stages.prepare.reading.read import Record, Shard, records
 from stages.prepare.rows.formats import parse
@@ -58,13 +58,14 @@ class Checked:
 
 
 def layout(cfg: Prepare) -> Layout:
-    """The columns of an ingested shard. key, question and id are 128-bit digests, split a place in SPLITS."""
+    """The columns of an ingested shard. key, question, id and group are 128-bit digests, split a place in SPLITS."""
     near = cfg.duplicates
     width = bands(near.threshold, near.permutations)[0] if near.action is not Action.ignore else 1
     return {
         "key": ("<u8", 2),
         "question": ("<u8", 2),
         "id": ("<u8", 2),
+        "group": ("<u8", 2),
         "split": ("<i1", 1),
         "copies": ("<i4", 1),
         "words": ("<u4", 0),
@@ -120,7 +121,15 @@ def payload(row: Row) -> bytes:
 def texts(row: Row) -> list[str]:
     """What a row says, turn by turn, without the system turns: rows that share those are not alike by it."""
     turns = [*row.messages, *row.chosen, *row.rejected]
-    return [_said(turn) for turn in turns if turn["role"] != "system"]
+    return [_told(turn) for turn in turns if turn["role"] != "system"]
+
+
+def _told(turn: Message) -> str:
+    """A turn's words: what it says, what was thought before, and the texts in its tool calls."""
+    if len(turn) == 2:
+        return turn["content"]
+    thought = turn.get("reasoning_content", "")
+    return "\n".join(filter(None, (thought, turn["content"], *strings(turn.get("tool_calls", [])))))
 
 
 def _checked(job: Job, batch: list[Record], rejects: Any, counts: Counter[str]) -> Iterator[Checked]:
@@ -144,15 +153,30 @@ def _check(job: Job, record: Record, personal: Counter[str]) -> Checked:
     if job.cfg.personal.action is not PersonalAction.ignore:
         clean, found = scrub(vars(row), job.cfg.personal)
         personal.update(found)
+        for name in ("id", "group"):  # still tells rows apart
+            clean[name] = pseudonym(getattr(row, name), clean[name], job.cfg)
         row = Row(**clean)
         check(row)
     question = digest(normalise(turn["content"]) for turn in row.messages if turn["role"] == "user")
     between: list[Message] = [{"role": "", "content": ""}]
     turns = row.messages + row.chosen + between + row.rejected if row.chosen else row.messages
-    key = digest(turn["role"] + "\0" + normalise(_said(turn)) for turn in turns)
-    if not row.id:
-        row.id = key[:16]
+    told = [turn["role"] + "\0" + normalise(_said(turn)) for turn in turns]
+    key = digest([*told, orjson.dumps(row.tools).decode()] if row.tools else told)
+    row.id = _name(job, row.id) if row.id else key[:16]
     return Checked(record.line, row, key, question)
+
+
+def _name(job: Job, given: str) -> str:
+    """The id by which a row is known: with its source's name where several sources' rows come together."""
+    uses = [source.use for source in job.cfg.data.sources.values()]
+    apart = (Use.test, Use.valid)  # where one of these is named, no row of another source goes there
+    own = [use for use in uses if use is job.source.use or (use not in apart and job.source.use not in apart)]
+    return f"{job.shard.source}/{given}" if len(own) > 1 else given
+
+
+def pseudonym(given: str, clean: str, cfg: Prepare) -> str:
+    """`clean`, unless personal data was redacted in it: then a digest of what was given."""
+    return clean if clean == given else digest(["pseudonym", str(cfg.seed), given])[:16]
 
 
 def _said(turn: Message) -> str:
@@ -193,7 +217,8 @@ def _measure(job: Job, good: list[Checked], columns: Appender) -> None:
     columns.add_ragged("words", words)
     columns.add("key", _numbers([item.key for item in good]))
     columns.add("question", _numbers([item.question for item in good]))
-    columns.add("id", _numbers([hashlib.sha256(item.row.id.encode()).hexdigest() for item in good]))
+    columns.add("id", _numbers([digest([job.shard.source, item.row.id]) for item in good]))
+    columns.add("group", _numbers([_group(item) for item in good]))
     splits = [split_of(_group(item), job.source, cfg) for item in good]
     columns.add("split", [SPLITS.index(split) for split in splits])
     columns.add(

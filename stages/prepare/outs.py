@@ -31,6 +31,8 @@ from stages.prepare.stored import row_ids
 
 OUT, DRAFT, REPORT = Path("data/prepared"), Path("data/.prepared"), Path("reports/data.html")
 
+FILES_NAMED = 20  # MLflow takes 64 KiB
+
 
 @dataclass
 class Prepared:
@@ -137,7 +139,8 @@ def _swap(draft: Path) -> None:
 
 def _log(cfg: Prepare, files: Sequence[RawFile], metrics: Metrics) -> None:
     profile = {key: metric["value"] for key, metric in metrics.items()}
-    source = ", ".join(f"{file.name} {file.sha256[:16]}" for file in files)
+    source = ", ".join(f"{file.name} {file.sha256[:16]}" for file in files[:FILES_NAMED])
+    source += f" and {len(files) - FILES_NAMED} more" if len(files) > FILES_NAMED else ""
     track.dataset(cfg.data.name, tree_digest(OUT), source, profile)
     track.artifact(REPORT)
     track.artifact(OUT / "card.md")

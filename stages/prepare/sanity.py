@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from stages.prepare.config import Action, Kind, LeakAction, PersonalAction, Prepare, Source
 from stages.prepare.overlap.duplicates import bands
+from stages.prepare.overlap.items import JUDGE, OWN
 from stages.prepare.rows.phones import check_regions
 from stages.prepare.rows.turns import CALL, ROLES
+
+MOST_COPIES = 1000
 
 
 def sane(cfg: Prepare) -> None:
@@ -31,13 +36,18 @@ def sane(cfg: Prepare) -> None:
         raise ValueError(
             f"prepare.leakage.min_words={leakage.min_words} must be from 1 to prepare.leakage.ngram={leakage.ngram}"
         )
+    for name in leakage.benchmarks:
+        if Path(name).name != name or name in (OWN, JUDGE):
+            raise ValueError(f"prepare.leakage.benchmarks: {name!r} is no task's name")
     if cfg.personal.action is not PersonalAction.ignore and Kind.phone in cfg.personal.kinds:
         check_regions(cfg.personal.regions)
 
 
 def _check_source(where: str, source: Source) -> None:
-    if source.weight < 0:
-        raise ValueError(f"{where}.weight={source.weight} is negative: 0 leaves its training rows out")
+    if not 0 <= source.weight <= MOST_COPIES:
+        raise ValueError(
+            f"{where}.weight={source.weight} is how often a row is seen: from 0 to {MOST_COPIES}"
+        )
     known = ROLES | {CALL}
     for name, role in source.roles.items():
         if role not in known:

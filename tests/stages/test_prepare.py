@@ -164,6 +164,20 @@ def test_a_row_must_fit_into_a_packed_row(raw: Path) -> None:
         main(section(raw, row_length=100))
 
 
+def test_nothing_but_empty_files_is_said(raw: Path) -> None:
+    for name in ("train", "test"):
+        write(raw / f"{name}.jsonl", [])
+    with pytest.raises(ValueError, match=r"every file of .* is empty"):
+        main(section(raw))
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), 3e9])
+def test_a_weight_that_is_none_is_one_clear_line(raw: Path, weight: float) -> None:
+    sources = {"a": source(files=["train.jsonl"], weight=weight)}
+    with pytest.raises(ValueError, match=r"data.sources.a.weight=.* from 0 to 1000"):
+        main(section(raw, sources=sources))
+
+
 def test_two_runs_write_the_same_bytes(raw: Path) -> None:
     main(section(raw))
     before = tree_digest(OUT), tree_digest(Path("reports"))
@@ -258,6 +272,41 @@ def test_no_group_and_no_near_duplicate_straddles_the_splits(raw: Path) -> None:
     assert metrics["rejected/links_splits"]["value"] == 120 - len(kept) > 0
 
 
+def test_a_group_does_not_straddle_sources_either(raw: Path) -> None:
+    tested = source(files=["test.jsonl"], use="test", columns={"group": "group"})
+    grouped = source(files=["train.jsonl"], use="train", columns={"group": "group"})
+    write(raw / "test.jsonl", [row("first turn", group="conv")])
+    write(raw / "train.jsonl", [*(row(f"turn {i}", group="conv") for i in range(5)), row("another")])
+    metrics = main(section(raw, sources={"a": grouped, "b": tested}))
+    assert metrics["rejected/in_test"]["value"] == 5
+    assert metrics["rows/train"]["value"] == 1
+
+
+def test_reported_near_duplicates_of_reported_ones_do_not_straddle(raw: Path) -> None:
+    rng = random.Random(9)
+    lines = []
+    for number in range(40):
+        words = sentence(rng, 80).split()
+        for name, changed in (("a", (10, 30)), ("b", (30,)), ("c", (30, 60))):
+            text = [f"{word}x" if at in changed else word for at, word in enumerate(words)]
+            lines.append(row(" ".join(text), id=f"{number}-{name}"))
+    write(raw / "train.jsonl", lines)
+    main(section(raw, near="report", sources={"train": source(files=["train.jsonl"])}))
+    where = {name: split for split in Split for name in ids(split.value)}
+    for number in range(40):
+        for one, other in (("a", "b"), ("b", "c")):
+            pair = {where.get(f"{number}-{one}"), where.get(f"{number}-{other}")} - {None}
+            assert len(pair) <= 1
+
+
+def test_sources_may_count_their_rows_alike(raw: Path) -> None:
+    for name in "ab":
+        write(raw / f"{name}.jsonl", [row(f"{name} asks {i}", id=i) for i in range(30)])
+    sources = {name: source(files=[f"{name}.jsonl"], use="train") for name in "ab"}
+    main(section(raw, sources=sources | {"c": source(files=["test.jsonl"], use="test")}))
+    assert ids("train") == {f"{name}/{i}" for name in "ab" for i in range(30)}
+
+
 def test_shares_of_the_splits_are_as_asked() -> None:
     cfg = section(Path(), sources={"all": source()})
     counts = Counter(split_of(str(i), cfg.data.sources["all"], cfg) for i in range(20_000))
@@ -287,8 +336,8 @@ def test_weights_say_how_often_a_row_is_seen(raw: Path) -> None:
     metrics = main(section(raw, sources=sources))
     lines = pq.read_table(OUT / "train.parquet").to_pylist()
     seen = Counter(identity for line in lines for identity in line["ids"])
-    assert {seen[f"r{i}"] for i in range(60)} == {2}
-    light = sum(seen[f"e{i}"] for i in range(200))
+    assert {seen[f"train/r{i}"] for i in range(60)} == {2}
+    light = sum(seen[f"extra/e{i}"] for i in range(200))
     assert 30 <= light <= 70
     assert metrics["rejected/down_weighted"]["value"] == 200 - light
 
@@ -375,6 +424,37 @@ def test_benchmarks_and_the_judges_items_are_compared(raw: Path) -> None:
     assert "elsewhere" in (OUT / "card.md").read_text(encoding="utf-8")
 
 
+def test_a_leak_in_a_system_turn_or_a_tool_call_is_seen(raw: Path) -> None:
+    raw, asked = leaky(raw)
+    held = [
+        {"role": "system", "content": asked},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+    ]
+    call = {"type": "function", "function": {"name": "note", "arguments": {"text": asked.replace(" ", "\n")}}}
+    called = [
+        {"role": "user", "content": "c"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "done"},
+        {"role": "assistant", "content": "noted"},
+    ]
+    write(
+        raw / "train.jsonl",
+        [row("fine"), *(json.dumps({"messages": turns}).encode() for turns in (held, called))],
+    )
+    main(section(raw, leaks="report", valid_share=0.0))
+    assert {leak["row"] for leak in read_jsonl(OUT / "leaks.jsonl")} == {"train.jsonl:2", "train.jsonl:3"}
+
+
+def test_worked_examples_follow_a_rows_own_system_turn(raw: Path, tiny_model: Path) -> None:
+    own = [{"role": "system", "content": "Own."}, *json.loads(row("asked"))["messages"]]
+    write(raw / "train.jsonl", [json.dumps({"messages": own, "id": "own"}).encode()])
+    main(section(raw, examples_share=1.0, valid_share=0.0))
+    text, labels = _text(documents("train")["own"][0]), documents("train")["own"][1]
+    assert text.index("Own.") < text.index("1+1") < text.index("asked")
+    assert "2" not in _text([label for label in labels if label >= 0])
+
+
 PERSONAL = {
     "email": "mail ada.lovelace@example.org now",
     "card": "card 4111 1111 1111 1111 please",
@@ -407,6 +487,28 @@ def test_personal_data_is_redacted_everywhere(raw: Path) -> None:
         assert secret not in written
         assert secret not in tokens
     assert b"[EMAIL]" in tokens
+
+
+def test_redacted_ids_and_groups_still_tell_rows_apart(raw: Path) -> None:
+    lines = [
+        row(f"asked {i}", id=f"user{i}@example.com", group=f"team{i % 9}@example.org") for i in range(60)
+    ]
+    write(raw / "train.jsonl", lines)
+    grouped = source(files=["train.jsonl"], columns={"group": "group"})
+    metrics = main(section(raw, personal="redact", sources={"train": grouped}))
+    assert metrics["rows/rejected"]["value"] == 0
+    assert all(metrics[f"rows/{split}"]["value"] for split in ("train", "valid", "test"))
+    assert b"@example" not in b"".join(path.read_bytes() for path in OUT.iterdir())
+
+
+def test_personal_data_in_tested_items_is_redacted_and_hides_no_leak(raw: Path) -> None:
+    asked = "please write to ada.lovelace@example.org that the parcel with the blue lamp has come back to us"
+    write(raw / "labels/judge.jsonl", [json.dumps({"id": "ada@example.org", "question": asked}).encode()])
+    write(raw / "train.jsonl", [row("fine"), row("now " + asked, id="leak")])
+    metrics = main(section(raw, personal="redact", leaks="remove"))
+    assert metrics["rejected/leak"]["value"] == 1
+    written = b"".join(path.read_bytes() for path in [*OUT.iterdir(), Path("reports/data.html")])
+    assert b"lovelace" not in written and b"ada@" not in written
 
 
 def _text(input_ids: list[int]) -> str:

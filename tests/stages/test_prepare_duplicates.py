@@ -52,6 +52,7 @@ class Rows:
             self.shingles,
             everything if eligible is None else eligible,
             self.cfg,
+            None,
         )
 
     def brute(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from stages.common.files import write_jsonl
 from stages.prepare.config import LeakAction, Leakage
 from stages.prepare.overlap import leakage
-from stages.prepare.overlap.leakage import Hit, Index, Item, benchmark_items, label_items
+from stages.prepare.overlap.leakage import Hit, Index, Item
+from stages.prepare.overlap.tested import benchmark_items, label_items
 from stages.prepare.overlap.text import Ragged, turn_hashes, word_hashes
 
 GSM8K = Path(__file__).resolve().parents[2].parent / "shared/data/gsm8k"

@@ -203,15 +203,17 @@ def test_only_the_kinds_and_regions_that_are_asked_for() -> None:
         scrub("020 7946 0958", Personal(PersonalAction.report, [Kind.phone], ["XX"]))
 
 
-def test_any_json_value_keeps_its_shape_keys_and_numbers() -> None:
-    value = {"a@b.com": ["a@b.com", 4111111111111111, None, {"x": "call +442079460958"}], "n": 1.5, "t": True}
+def test_any_json_value_keeps_its_shape_and_loses_keys_and_numbers_that_are_personal() -> None:
+    inner = ["a@b.com", 4111111111111111, 1234567890123, None, {"x": "call +442079460958"}]
+    value = {"a@b.com": inner, "c@d.com": 1, "n": 1.5, "t": True}
     clean, counts = scrub(value, REDACT)
     assert clean == {
-        "a@b.com": ["[EMAIL]", 4111111111111111, None, {"x": "call [PHONE]"}],
+        "[EMAIL]": ["[EMAIL]", "[CARD]", 1234567890123, None, {"x": "call [PHONE]"}],
+        "[EMAIL]_": 1,
         "n": 1.5,
         "t": True,
     }
-    assert counts == Counter(email=1, phone=1)
+    assert counts == Counter(email=3, phone=1, card=1)
 
 
 def test_report_counts_without_a_change_and_ignore_does_nothing() -> None:

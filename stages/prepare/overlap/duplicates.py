@@ -57,8 +57,11 @@ def near(
     shingles: Callable[[int], NDArray[np.uint64]],
     eligible: NDArray[np.bool_],
     cfg: Duplicates,
+    splits: NDArray[np.int8] | None,
 ) -> NDArray[np.int64]:
     """By row: the earlier kept row that it is a near-duplicate of, -1 if it is kept (or not eligible).
+
+    With `splits`, a near-duplicate within its split stays too, and one of another split is found first: it must go.
 
     `keys(band)` are one band's keys of all rows, `shingles(row)` its distinct n-grams, sorted. Rows are taken in order
     and compared with kept rows that share a bucket, so a row's fate never depends on later rows, and no row goes
@@ -77,8 +80,9 @@ def near(
         start = end
         common = kept.common(buckets)
         if common:
-            found[row] = _first_near(row, common, cache, cfg.threshold)
-        if found[row] < 0:
+            order = _order(row, common, splits)
+            found[row] = _first_near(row, order, cache, cfg.threshold)
+        if found[row] < 0 or (splits is not None and splits[row] == splits[found[row]]):
             kept.add(row, buckets)
     return found
 
@@ -136,10 +140,15 @@ class _Kept:
                 self._used[bucket] += 1
 
 
-def _first_near(row: int, common: Counter[int], cache: _Shingles, threshold: float) -> int:
-    """The candidate with the most buckets in common, the earliest of equals, that is near enough; -1 for none."""
-    order = sorted(common.items(), key=lambda item: (-item[1], item[0]))[:MAX_COMPARED]
-    others, mine = [other for other, _ in order], cache.of(row)
+def _order(row: int, common: Counter[int], splits: NDArray[np.int8] | None) -> list[int]:
+    """Candidates to compare with: those of another split first, then by buckets in common, then the earliest."""
+    home = (lambda other: splits[other] == splits[row]) if splits is not None else (lambda other: True)
+    return sorted(common, key=lambda other: (home(other), -common[other], other))[:MAX_COMPARED]
+
+
+def _first_near(row: int, order: list[int], cache: _Shingles, threshold: float) -> int:
+    """The first candidate in `order` that is near enough; -1 for none."""
+    others, mine = order, cache.of(row)
     # the first is nearly always near enough; the others are compared together, which takes a third of the time
     for start, end in ((0, 1), (1, 8), (8, len(others))):
         some = others[start:end]

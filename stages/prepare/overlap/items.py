@@ -12,7 +12,10 @@ import orjson
 
 from stages.prepare.config import LeakAction, Prepare
 from stages.prepare.decide import Decision, Fate
-from stages.prepare.overlap.leakage import Item, benchmark_items, label_items
+from stages.prepare.ingest import pseudonym
+from stages.prepare.overlap.leakage import Item
+from stages.prepare.overlap.tested import benchmark_items, label_items
+from stages.prepare.rows.personal import scrub
 from stages.prepare.stored import batches
 
 BENCHMARKS = Path("data/benchmarks")
@@ -41,11 +44,11 @@ def tested(cfg: Prepare, folders: Sequence[Path], decision: Decision) -> Tested:
     found = Tested()
     if cfg.leakage.action is LeakAction.ignore:
         return found
-    _add(found, OWN, list(_own(folders, decision)))
-    _add(found, JUDGE, list(label_items(Path(cfg.data.path) / "labels")))
+    _add(cfg, found, OWN, list(_own(folders, decision)))
+    _add(cfg, found, JUDGE, list(label_items(Path(cfg.data.path) / "labels")))
     for name in sorted(set(cfg.leakage.benchmarks)):
         folder = BENCHMARKS / name
-        _add(found, name, list(benchmark_items(folder)) if folder.is_dir() else None)
+        _add(cfg, found, name, list(benchmark_items(folder)) if folder.is_dir() else None)
     return found
 
 
@@ -90,9 +93,12 @@ def write_items(path: Path, decision: Decision, tested: Tested, pairs: list[Over
     return len(stays)
 
 
-def _add(found: Tested, name: str, items: list[Item] | None) -> None:
+def _add(cfg: Prepare, found: Tested, name: str, items: list[Item] | None) -> None:
     found.checked[name] = None if items is None else len(items)
-    found.items += items or []
+    for item in items or []:
+        # as rows are: otherwise an address would stand in the report, and hide the overlap with a redacted row
+        (name_, text), _ = scrub([item.id, item.text], cfg.personal)
+        found.items.append(Item(item.benchmark, pseudonym(item.id, name_, cfg), text))
 
 
 def _own(folders: Sequence[Path], decision: Decision) -> Iterator[Item]:

@@ -6,20 +6,17 @@ text.words, so that case, punctuation and spacing make no difference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.common.files import read_jsonl
 from stages.prepare.config import Leakage
 from stages.prepare.overlap.text import Ragged, finish, grams, prefix_sums, word_hashes
 
-IDS = ("id", "task_id", "question_id")
 # An n-gram of more items is their prompt's wording rather than their content: it points to the first ones only, so
 # that a row with that wording is found and still does not overlap a whole benchmark.
 MAX_ITEMS = 50
@@ -191,60 +188,3 @@ def _filter(hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 def _row_of(places: Integers, offsets: Integers) -> Integers:
     return np.searchsorted(offsets, places, "right").astype(np.int64) - 1
-
-
-def benchmark_items(folder: Path) -> Iterator[Item]:
-    """Items of data/benchmarks/<task>/: the string fields of each row of every Parquet and JSON-lines file there.
-
-    An item's id is its own, or its row's number as bench writes it; with several files, after its file's name. Raises
-    ValueError naming what cannot be read, and where there is no file.
-    """
-    files = sorted(path for path in folder.rglob("*") if path.suffix in (".parquet", ".jsonl"))
-    if not files:
-        raise ValueError(f"{folder} has no .parquet or .jsonl file: put its items there, or remove it")
-    for path in files:
-        prefix = f"{path.relative_to(folder).as_posix()}:" if len(files) > 1 else ""
-        for number, row in enumerate(_parquet(path) if path.suffix == ".parquet" else _lines(path)):
-            own = {key: row[key] for key in IDS if key in row} if isinstance(row, dict) else {}
-            rest = {key: value for key, value in row.items() if key not in own} if own else row
-            name = next((value for value in own.values() if isinstance(value, str | int)), f"{number:07d}")
-            yield Item(folder.name, f"{prefix}{name}", "\n".join(_strings(rest)))
-
-
-def label_items(folder: Path) -> Iterator[Item]:
-    """Questions that the judge is calibrated on: "question" of each row of data/raw/<name>/labels/*.jsonl."""
-    for path in sorted(folder.glob("*.jsonl")):
-        for number, row in enumerate(_lines(path)):
-            if not isinstance(row, dict) or not isinstance(row.get("question"), str):
-                raise ValueError(
-                    f'{path}:{number + 1}: no text in "question", which the judge would be asked'
-                )
-            yield Item("judge", str(row.get("id", f"{path.stem}:{number:07d}")), row["question"])
-
-
-def _lines(path: Path) -> Iterator[Any]:
-    try:
-        yield from read_jsonl(path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not valid UTF-8 ({error})") from error
-
-
-def _parquet(path: Path) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not readable as Parquet ({error})") from error
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every text in a JSON value, in order; keys are not texts."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)

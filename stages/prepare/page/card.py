@@ -120,7 +120,8 @@ def _near(near: Duplicates) -> str:
         return "Near-duplicates are not looked for."
     fate = "set aside" if near.action is Action.remove else "kept and counted"
     return (
-        f"Near-duplicates have a Jaccard similarity of at least {near.threshold:g} with an earlier row that stays, in "
+        f"Near-duplicates have a Jaccard similarity of at least {near.threshold:g} with an earlier row that passed "
+        "these checks, in "
         f"sets of {near.ngram} words in a row: candidates by MinHash with {near.permutations} permutations (Broder "
         "1997, On the resemblance and containment of documents) in locality-sensitive bands, each compared exactly; "
         f"they are {fate}."

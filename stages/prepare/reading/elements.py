@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from stages.prepare.reading.record import Record, decode, excerpt, too_large
 from stages.prepare.reading.streams import CHUNK
 
-_SPACE = re.compile(rb"[ \t\r\n]*+")
-_PLAIN = re.compile(rb'[^"\[\]{},]*+')
-_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_SPACE = re.compile(rb"[ \t\r\n]*")
+_PLAIN = re.compile(rb'[^"\[\]{},]*')
+_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 # What changes no depth: anything but brackets and quotes, and strings that end in this chunk.
-_FLAT = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+_FLAT = re.compile(rb'(?:[^"\[\]{}]+|"[^"\\]*(?:\\.[^"\\]*)*")*', re.DOTALL)
 
 
 def elements(stream: io.BufferedReader, name: str, limit: int) -> Iterator[Record]:

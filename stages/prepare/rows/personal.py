@@ -80,10 +80,13 @@ IPV6 = re.compile(
 )
 
 
+SHORTEST_NUMBER = 10**11  # a card has 12 digits and more
+
+
 def scrub(value: Any, cfg: Personal) -> tuple[Any, Counter[str]]:
     """Any JSON value with its personal data replaced (or only counted), and the counts by Kind.name.
 
-    Strings are looked at; keys of objects and numbers stay. A scrubbed value scrubs to itself, with no counts.
+    Strings are looked at, and so are keys of objects and integers. A scrubbed value scrubs to itself, with no counts.
     """
     counts = Counter[str]()
     if cfg.action is PersonalAction.ignore:
@@ -96,10 +99,24 @@ def _scrub(value: Any, cfg: Personal, counts: Counter[str]) -> Any:
     if isinstance(value, str):
         return _scrub_text(value, cfg, counts)
     if isinstance(value, dict):
-        return {key: _scrub(item, cfg, counts) for key, item in value.items()}
+        return _scrub_object(value, cfg, counts)
     if isinstance(value, list):
         return [_scrub(item, cfg, counts) for item in value]
+    if isinstance(value, int) and abs(value) >= SHORTEST_NUMBER:
+        written = str(value)
+        clean = _scrub_text(written, cfg, counts)
+        return value if clean == written else clean
     return value
+
+
+def _scrub_object(value: dict[Any, Any], cfg: Personal, counts: Counter[str]) -> dict[Any, Any]:
+    clean: dict[Any, Any] = {}
+    for key, item in value.items():
+        name = _scrub(key, cfg, counts)
+        while name in clean:  # two addresses as keys must not become one
+            name = f"{name}_"
+        clean[name] = _scrub(item, cfg, counts)
+    return clean
 
 
 def _scrub_text(text: str, cfg: Personal, counts: Counter[str]) -> str:

@@ -15,7 +15,7 @@ Span = tuple[int, int]
 
 _SPACE, _DASH = "[ \u00a0\u202f]", "[-.\u2010\u2011\u2013]"
 SEPARATOR = rf"(?:{_SPACE}?\(|\)-|\){_SPACE}?|{_SPACE}?/{_SPACE}?|{_DASH}|{_SPACE})"
-RUN = re.compile(rf"\d++(?:{SEPARATOR}\d++)*+", re.ASCII)
+RUN = re.compile(rf"\d+(?:{SEPARATOR}\d+)*", re.ASCII)
 OPENING = re.compile(r"(?:\(?\+\(?|\()\Z")
 # what makes the first digits part of something else; raw JSON text spells its line ends \n
 JOINED = re.compile(r"(?:\w(?<!\\[nrt])|[#$€£¥]|\d[.,:]|\w[-/])\Z", re.ASCII)
