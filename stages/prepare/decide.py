@@ -21,7 +21,6 @@ from stages.prepare.config import Action, Prepare
 from stages.prepare.ingest import SPLITS, layout
 from stages.prepare.overlap.duplicates import near
 from stages.prepare.overlap.text import Ragged, grams
-from stages.prepare.split import Split
 
 
 class Fate(IntEnum):
@@ -153,8 +152,3 @@ def _one(words: Sequence[Ragged], starts: NDArray[np.int64], row: int) -> Ragged
     lists, at = words[shard], row - int(starts[shard])
     values = lists.values[lists.offsets[at] : lists.offsets[at + 1]]
     return Ragged(values, np.array([0, len(values)], np.int64))
-
-
-def split_name(fate: int) -> Split | None:
-    """The split that a fate stands for, None for a row set aside."""
-    return SPLITS[fate] if fate < len(SPLITS) else None
