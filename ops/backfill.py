@@ -6,23 +6,31 @@ Its section and its metrics file say what was asked and what came out; a run tha
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ops import sync
 from stages.common.files import read_json
 from stages.common.run import RESULT, flat, result_key, run_name
 from stages.common.statistics import Metrics
-from stages.common.store import connect, tracking_uri
+from stages.common.store import connect, one_line, shown, tracking_uri
 from stages.common.tracking import track
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 
 def main(root: Path) -> list[str]:
-    """Log each result of the workspace that no run holds yet; returns their files' names."""
+    """Log each result of the workspace that no run holds yet; returns their files' names.
+
+    Raises ValueError where the server does not answer.
+    """
     import yaml
 
+    sync.main(root)  # a run that waits in its journal is no run that lacks
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    client = connect(root)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    client, experiments = _store(root)
     filled = []
     for path in sorted((root / "metrics").rglob("*.json")):
         stage, variant = _stage(path.relative_to(root / "metrics"))
@@ -35,8 +43,21 @@ def main(root: Path) -> list[str]:
         _log(root, params, stage, variant, metrics, key)
         filled.append(path.relative_to(root).as_posix())
     if filled:
-        print(f"back-filled {len(filled)} runs in {tracking_uri(root)}: {', '.join(filled)}")
+        sync.main(root)
+        print(f"back-filled {len(filled)} runs in {shown(tracking_uri(root))}: {', '.join(filled)}")
     return filled
+
+
+def _store(root: Path) -> tuple[MlflowClient, list[str]]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = connect(root)
+        return client, [experiment.experiment_id for experiment in client.search_experiments()]
+    except MlflowException as error:
+        raise ValueError(
+            f"{shown(tracking_uri(root))}: {one_line(error)}; run it again when it answers"
+        ) from error
 
 
 def _stage(path: Path) -> tuple[str, str]:
@@ -51,10 +72,13 @@ def _log(root: Path, params: dict[str, Any], stage: str, variant: str, metrics: 
         "backfilled": "true",
         "experiment": str(params["experiment"]),
     }
-    track.start(root, run_name(params, stage, variant), tags, flat(params[stage]))
+    track.start(root, run_name(params, stage, variant), tags, flat(params[stage]), follow=False)
     track.metrics(metrics)
     track.close("FINISHED")
 
 
 if __name__ == "__main__":
-    main(Path.cwd())
+    try:
+        main(Path.cwd())
+    except ValueError as problem:
+        sys.exit(f"backfill: {problem}")

@@ -21,8 +21,16 @@ def main(arguments: list[str]) -> None:
     ran = repro(arguments)
     if promote.main(Path.cwd(), confirmed=False):
         ran += repro(arguments)
-    backfill.main(Path.cwd())
+    log()
     summary.main(list(dict.fromkeys(ran)))
+
+
+def log() -> None:
+    """Send what the tracking server has not yet got; one that is down has the journals to wait for it."""
+    try:
+        backfill.main(Path.cwd())  # it sends the journals first: `ops.sync`
+    except ValueError as problem:
+        print(f"tracking: {problem}")
 
 
 def repro(arguments: list[str]) -> list[str]:

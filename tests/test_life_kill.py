@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.common import journal as journals
 from tests.life import STAGES, Clone, Finished, copy, fresh, smoke, wait_for
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,7 @@ def test_killed_in_each_stage_in_turn(source: Clone, finished: Finished, tmp_pat
         kill_when_it_writes(clone, stage, finished.clone.lock()[stage])
         left.remove(stage)
     clone.dvc("repro")
+    clone.module("ops.sync")
 
     assert clone.lock() == finished.clone.lock()
     assert clone.outs() == finished.clone.outs()
@@ -35,29 +37,27 @@ def test_killed_in_each_stage_in_turn(source: Clone, finished: Finished, tmp_pat
 
 
 def kill_when_begun(clone: Clone, stages: set[str]) -> str:
-    """Kill `dvc repro` in the first of `stages` to open its MLflow run; returns which."""
-    known = len(clone.runs())
+    """Kill `dvc repro` in the first of `stages` to open its run; returns which."""
+    known = opened(clone)
     with clone.group(*REPRO) as process:
-        return begun(clone, process, known, stages)["dvc.stage"]
+        return tags(begun(clone, process, known, stages))["dvc.stage"]
 
 
 def kill_when_it_writes(clone: Clone, stage: str, lock: dict[str, list[dict[str, str]]]) -> None:
     """Kill it in `stage` with an out there, or at the end of the stage if that comes first."""
-    known = len(clone.runs())
+    known = opened(clone)
     outs = [clone.root / out["path"] for out in lock["outs"] if not out["path"].startswith("metrics/")]
     with clone.group(*REPRO) as process:
-        run = begun(clone, process, known, {stage})["run"]
-        wait_for(
-            f"an out of {stage}", lambda: any(out.exists() for out in outs) or status(clone, run) != "RUNNING"
-        )
+        run = begun(clone, process, known, {stage})
+        wait_for(f"an out of {stage}", lambda: any(out.exists() for out in outs) or journals.ended(run))
 
 
-def begun(clone: Clone, process: subprocess.Popen[bytes], known: int, stages: set[str]) -> dict[str, str]:
-    """The first run after the `known` oldest that one of `stages` has opened."""
-    found: list[dict[str, str]] = []
+def begun(clone: Clone, process: subprocess.Popen[bytes], known: set[Path], stages: set[str]) -> Path:
+    """The journal of the first run beyond the `known` ones that one of `stages` has opened."""
+    found: list[Path] = []
 
     def look() -> bool:
-        found[:] = [run for run in clone.runs()[known:] if run.get("dvc.stage") in stages]
+        found[:] = [run for run in sorted(opened(clone) - known) if tags(run).get("dvc.stage") in stages]
         assert found or process.poll() is None, clone.log.read_text()[-3000:]
         return bool(found)
 
@@ -65,16 +65,22 @@ def begun(clone: Clone, process: subprocess.Popen[bytes], known: int, stages: se
     return found[0]
 
 
-def status(clone: Clone, run: str) -> str:
-    """Of one run; a store that is locked at the moment counts as RUNNING."""
-    return next((each["status"] for each in clone.runs() if each["run"] == run), "RUNNING")
+def opened(clone: Clone) -> set[Path]:
+    """The journals of the clone's runs: MLflow hears of them a few seconds later."""
+    return set(journals.folder(clone.root).glob("[0-9]*"))
+
+
+def tags(journal: Path) -> dict[str, str]:
+    """Of a run, none where its first line is not yet there."""
+    head = journals.header(journal)
+    return dict(head["tags"]) if head else {}
 
 
 def test_a_stage_dies_with_dvc(finished: Finished, tmp_path: Path) -> None:
     """Only DVC is killed, as by a memory killer: its stage must not write on into the next run's outs."""
     clone = copy(finished.clone, tmp_path / "lathe")
     with clone.group(*REPRO, "--force", "--single-item", "prepare") as process:
-        stage = int(begun(clone, process, 0, {"prepare"})["lathe.pid"])
+        stage = int(tags(begun(clone, process, opened(clone), {"prepare"}))["lathe.pid"])
         os.kill(process.pid, signal.SIGKILL)
         wait_for("the end of the stage", lambda: not alive(stage))
     clone.dvc("repro")

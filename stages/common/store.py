@@ -6,18 +6,42 @@ import fcntl
 import logging
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.common.journal import process_tags, started
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+__all__ = [
+    "close_dead_runs",
+    "connect",
+    "ensure_experiment",
+    "one_line",
+    "process_tags",
+    "shown",
+    "tracking_uri",
+]
+DEAD = {"failed": "true", "error": "killed: its process is gone"}
 
 
 def tracking_uri(where: Path) -> str:
     """MLFLOW_TRACKING_URI, or the sqlite file in the repository's root."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{where.resolve() / 'mlflow.db'}"
+
+
+def shown(uri: str) -> str:
+    """A URI without its user and password, fit for a log."""
+    return re.sub(r"//[^/\s]*@", "//", uri)
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line; MLflow's name the URI of the request, with the password in it."""
+    return shown(" ".join(str(error).split()))
 
 
 def connect(where: Path) -> MlflowClient:
@@ -33,6 +57,8 @@ def connect(where: Path) -> MlflowClient:
 
     uri = tracking_uri(where)
     set_tracking_uri(uri)
+    if not uri.startswith("sqlite"):  # a server makes its own store, and a slow one must hold up nobody else
+        return MlflowClient(uri)
     with _store_lock(where):
         _ensure_sqlite(uri)
         client = MlflowClient(uri)
@@ -59,14 +85,17 @@ def ensure_experiment(client: MlflowClient, name: str, where: Path) -> str:
 
 
 def close_dead_runs(client: MlflowClient) -> None:
-    """End as KILLED every run that says RUNNING and whose process on this machine is gone."""
+    """End as KILLED every run that says RUNNING and whose process on this machine is gone.
+
+    A run that had ended and could not say so is among them; its journal puts that right (mirror_mlflow.py).
+    """
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"attributes.status = 'RUNNING' and tags.`lathe.host` = '{platform.node()}'"
     for run in client.search_runs(experiments, query) if experiments else []:
         tags = run.data.tags
-        if _started(int(tags.get("lathe.pid", "0"))) != tags.get("lathe.started"):
-            client.set_tag(run.info.run_id, "failed", "true")
-            client.set_tag(run.info.run_id, "error", "killed: its process is gone")
+        if started(int(tags.get("lathe.pid", "0"))) != tags.get("lathe.started"):
+            for name, value in DEAD.items():
+                client.set_tag(run.info.run_id, name, value)
             client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -90,18 +119,3 @@ def _store_lock(where: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def process_tags() -> dict[str, str]:
-    """Tags by which `close_dead_runs` knows whether a run's process still lives."""
-    pid = os.getpid()
-    return {"lathe.host": platform.node(), "lathe.pid": str(pid), "lathe.started": _started(pid) or ""}
-
-
-def _started(pid: int) -> str | None:
-    """A process's start in clock ticks since boot, None if there is none: a pid alone may have been reused."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    return stat.rsplit(")", 1)[1].split()[19]

@@ -1,0 +1,83 @@
+"""Send to the tracking servers what they have not yet got: `python -m ops.sync`. Idempotent; `make` does it.
+
+Every run leaves a journal under .lathe/tracking/. One whose server was down or slow, or whose process was killed, is
+sent from there: to the server that MLFLOW_TRACKING_URI names now, or the sqlite file in the repository's root.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from stages.common import journal as journals
+from stages.common import mark as marks
+from stages.common.copier import Copier
+from stages.common.store import one_line
+from stages.common.target import GoneError, make_target
+
+LOCK_SECONDS = 5.0  # a mirror that was killed a moment ago lets go in less
+
+
+def main(root: Path) -> list[str]:
+    """Send every journal that a server has not in full; returns the keys of those that were sent to the end.
+
+    Raises ValueError where a server does not answer; what it took until then is not sent again.
+    """
+    sent, problems = [], dict[str, str]()
+    for journal in sorted(journals.folder(root).glob("[0-9]*")):
+        head = journals.header(journal)
+        if head is None or marks.complete(journal):
+            continue
+        if not journals.ended(journal) and journals.living(head):
+            print(f"{head['name']}: still running, left alone")
+            continue
+        for name in set(head["mirrors"]) - problems.keys():
+            try:
+                _send(root, journal, name, head)
+            except ValueError as problem:  # the other servers get theirs
+                problems[name] = str(problem)
+        sent += [journal.name] if marks.complete(journal) else []
+    marks.prune(root)
+    if problems:
+        raise ValueError("; ".join(problems.values()))
+    return sent
+
+
+def _send(root: Path, journal: Path, name: str, head: journals.Event) -> None:
+    """Send the rest of a journal to one server, unless another process is at it."""
+    for _ in range(int(LOCK_SECONDS / 0.1)):
+        try:
+            with marks.lock(journal, name):
+                mark = marks.load(journal, name)
+                if not (mark and mark.complete):
+                    _copy(Copier(journal, name, make_target(name, root), dead=True), head)
+                return
+        except BlockingIOError:
+            time.sleep(0.1)
+    print(f"{head['name']}: another process is sending it to {name}, left alone")
+
+
+def _copy(copier: Copier, head: journals.Event) -> None:
+    before = copier.mark.sent
+    try:
+        while not copier.mark.complete:
+            try:
+                copier.advance()
+            except GoneError:  # the store is another one than before: all of it, from the beginning
+                before = copier.mark.sent
+                copier.advance()
+    except Exception as error:
+        text = one_line(error)
+        raise ValueError(
+            f"{copier.mark.target}: {text}; nothing is lost, try again when it answers"
+        ) from error
+    refused = f", {copier.mark.refused} refused" if copier.mark.refused else ""
+    print(f"{head['name']}: {copier.mark.sent - before} events sent to {copier.mark.target}{refused}")
+
+
+if __name__ == "__main__":
+    try:
+        main(Path.cwd())
+    except ValueError as problem:
+        sys.exit(f"sync: {problem}")
