@@ -1,8 +1,10 @@
-"""Carry out the gate's decision: `python -m ops.promote [--yes]`. Idempotent: run it again after any crash.
+"""Carry out the gate's decision: `python -m ops.promote [--yes | --found REASON]`. Idempotent after any crash.
 
 Registers the candidate's version in MLflow whatever the verdict (so that a rejected model can be looked at),
 and for "promote" moves the champion: registry/items, registry/champion.json, the ledger, the alias, in this
-order. The first three are git-tracked: commit them. With register.promote=manual it needs --yes.
+order. The first three are git-tracked: commit them. With register.promote=manual it needs --yes. `--found` makes the
+candidate the champion whatever the verdict, for when the old one cannot be made any more (its data or code is gone);
+the ledger keeps the reason.
 """
 
 from __future__ import annotations
@@ -20,29 +22,32 @@ from stages.common.files import read_json, sha256, write_bytes, write_json, writ
 DECISION, REGISTRY = Path("reports/decision"), Path("registry")
 
 
-def main(root: Path, *, confirmed: bool) -> bool:
-    """Act on reports/decision; returns whether champion.json changed. Raises ValueError, with nothing changed."""
+def main(root: Path, *, confirmed: bool, reason: str = "") -> bool:
+    """Act on reports/decision; returns whether champion.json changed. Raises ValueError, with nothing changed.
+
+    A `reason` founds the champion anew: the verdict does not matter.
+    """
     verdict, manifest = read_decision(DECISION)
     name, state = manifest["registered_model"], read_json(REGISTRY / "champion.json")
     live = _champion(state, name).get("model") == manifest["model"]
     client = open_store(root)
     version = ensure_version(client, root, manifest, verdict)
-    if not live and verdict != "promote":
+    if not live and verdict != "promote" and not reason:
         print(f"{name} version {version} is registered; verdict {verdict}: the champion stays as it is")
         return False
-    if not live and manifest["promote"] == "manual" and not confirmed:
+    if not live and manifest["promote"] == "manual" and not (confirmed or reason):
         print(
             f"{name} version {version} passed the gate; register.promote is manual: `python -m ops.promote --yes`"
         )
         return False
     if not live:
-        _crown(manifest, state)
+        _crown(manifest, state, reason)
     client.set_registered_model_alias(name, ALIAS, version)
     print(f"{name} version {version} is the champion{' already' if live else ': commit registry/'}")
     return not live
 
 
-def _crown(manifest: dict[str, Any], state: dict[str, Any]) -> None:
+def _crown(manifest: dict[str, Any], state: dict[str, Any], reason: str) -> None:
     items = DECISION / "items.json"
     if sha256(items) != manifest["items"]:
         raise ValueError(f"{items} is not the file that {DECISION / 'manifest.json'} names: run `dvc repro`")
@@ -50,7 +55,8 @@ def _crown(manifest: dict[str, Any], state: dict[str, Any]) -> None:
     entry = {"model": manifest["model"], "items": manifest["items"]}
     name = manifest["registered_model"]
     last = _champion(state, name)
-    _append(entry | {"registered_model": name, "previous": last.get("model")})
+    told = {"founded": reason} if reason else {}
+    _append(entry | told | {"registered_model": name, "previous": last.get("model")})
     write_json(REGISTRY / "champion.json", state | {name: {"champion": entry, "previous": last or None}})
 
 
@@ -74,8 +80,18 @@ def _append(entry: dict[str, Any]) -> None:
     write_text(ledger, text + json.dumps(stamped, sort_keys=True) + "\n")
 
 
+def _reason(arguments: list[str]) -> str:
+    """What stands after --found. Raises ValueError where nothing does."""
+    if "--found" not in arguments:
+        return ""
+    given = arguments[arguments.index("--found") + 1 :]
+    if not given or given[0].startswith("--"):
+        raise ValueError('--found wants a reason, for the ledger: --found "the raw data was cleaned"')
+    return given[0]
+
+
 if __name__ == "__main__":
     try:
-        main(Path.cwd(), confirmed="--yes" in sys.argv[1:])
+        main(Path.cwd(), confirmed="--yes" in sys.argv[1:], reason=_reason(sys.argv[1:]))
     except ValueError as problem:
         sys.exit(f"promote: {problem}")

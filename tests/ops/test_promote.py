@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -63,6 +64,25 @@ def test_promote_moves_the_champion(decided: Decided) -> None:
     [line] = decided.ledger()
     assert {key: line[key] for key in ("model", "items", "previous")} == champion | {"previous": None}
     assert decided.champion_version() == "1"
+
+
+def test_the_champion_is_founded_anew_for_a_reason(decided: Decided) -> None:
+    """Whatever the gate says; the ledger tells."""
+    decide(decided.root, "reject")
+    assert not promote.main(decided.root, confirmed=True)
+    assert promote.main(decided.root, confirmed=False, reason="the raw data was cleaned")
+    assert decided.champion_version() == "1"
+    [line] = decided.ledger()
+    assert line["founded"] == "the raw data was cleaned" and line["model"] == decided.model
+
+
+def test_founding_without_a_reason_is_one_clear_line(decided: Decided) -> None:
+    command = [sys.executable, "-m", "ops.promote", "--found"]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root}, check=False
+    )
+    assert done.returncode == 1 and done.stderr.startswith("promote: --found wants a reason")
 
 
 def test_the_version_carries_what_made_it(decided: Decided) -> None:
