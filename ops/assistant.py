@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mlflow
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
@@ -23,7 +24,9 @@ class Assistant(PythonModel):  # type: ignore[misc]
         folder = context.artifacts["model"]
         self.prompt = json.loads(Path(context.artifacts["prompt"]).read_text(encoding="utf-8"))
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
+        base = context.artifacts.get("base")  # only beside an adapter
+        model = AutoModelForCausalLM.from_pretrained(base or folder)
+        self.model = (_with_adapter(model, folder) if base else model).eval()
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints
         """Answer each row of column `input`; returns a list of strings, in order."""
@@ -41,6 +44,12 @@ class Assistant(PythonModel):  # type: ignore[misc]
         )
         answer = output[0, encoded["input_ids"].shape[1] :]
         return str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+
+
+def _with_adapter(model: Any, folder: str) -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, folder)
 
 
 mlflow.models.set_model(Assistant())

@@ -19,6 +19,7 @@ CHOICES = {
     "prompt": ("prompt", "name"),
     "prompt/judge": ("judge", "prompt", "name"),
     "method": ("method", "name"),
+    "world": ("world", "name"),
     "bench": ("bench", "name"),
     "judge": ("judge", "name"),
     "drift": ("drift", "name"),
@@ -42,7 +43,19 @@ def conf_files(conf: Path, values: Mapping[str, Any]) -> dict[str, str]:
             node = node[key]
         names.append(f"{group}/{node}.yaml")
     names += sorted({f"source/{source['name']}.yaml" for source in values["data"]["sources"].values()})
-    return {name: file_digest(conf / name) for name in names}
+    names += [parent for name in names for parent in _parents(conf, name)]
+    return {name: file_digest(conf / name) for name in dict.fromkeys(names)}
+
+
+def _parents(conf: Path, name: str) -> list[str]:
+    """The files of its own group that a file of a group is a diff against (`defaults: [lora, _self_]`)."""
+    import yaml
+
+    group, _, _ = name.rpartition("/")
+    if not group or not (conf / name).is_file():
+        return []
+    listed = (yaml.safe_load((conf / name).read_text(encoding="utf-8")) or {}).get("defaults", [])
+    return [f"{group}/{entry}.yaml" for entry in listed if isinstance(entry, str) and entry != "_self_"]
 
 
 def values_digest(values: Mapping[str, Any]) -> str:

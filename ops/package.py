@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.common.adapter import base_of
 from stages.common.files import fresh_dir, read_json, tree_digest, write_json
 from stages.common.prompt import Example, Prompt, with_prompt
 from stages.common.provenance import facts
@@ -16,7 +17,7 @@ from stages.common.store import connect, ensure_experiment, process_tags, tracki
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-MODEL = Path("models/tuned")
+MODEL, BASE = Path("models/tuned"), Path("models/base")
 ALIAS = "champion"
 SERVED_WITH = ("mlflow", "torch", "transformers")
 
@@ -37,6 +38,11 @@ def ensure_version(client: MlflowClient, root: Path, manifest: dict[str, Any], v
     if tree_digest(MODEL) != model:
         raise ValueError(
             f"{MODEL} is not the model that reports/decision is about: run `dvc repro`, then promote again"
+        )
+    if base_of(MODEL) and tree_digest(BASE) != manifest["base"]:
+        raise ValueError(
+            f"{BASE}, on which the adapter in {MODEL} stands, is not the one that reports/decision is about: "
+            "run `dvc repro`, then promote again"
         )
     source, run_id = _store(client, root, manifest)
     made = client.create_model_version(name, source, run_id=run_id, tags=_tags(manifest, verdict))
@@ -74,13 +80,18 @@ def _store(client: MlflowClient, root: Path, manifest: dict[str, Any]) -> tuple[
 
 
 def build(target: Path) -> None:
-    """Write the MLflow model folder; its weights are hard links to the workspace's where the disk allows it."""
+    """Write the MLflow model folder, with an adapter its base too.
+
+    Its weights are hard links to the workspace's where the disk allows it.
+    """
     from importlib.metadata import version
 
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
 
+    folders = {"model": MODEL, "base": BASE} if base_of(MODEL) else {"model": MODEL}
+    served_with = (*SERVED_WITH, "peft") if "base" in folders else SERVED_WITH
     text = Schema([ColSpec(DataType.string, "input")])
     with tempfile.TemporaryDirectory() as folder:
         prompt = Path(folder) / "prompt.json"
@@ -88,11 +99,11 @@ def build(target: Path) -> None:
         mlflow.pyfunc.save_model(
             target,
             python_model=str(Path(__file__).with_name("assistant.py")),
-            artifacts={"model": str(MODEL), "prompt": str(prompt)},
+            artifacts={**{name: str(path) for name, path in folders.items()}, "prompt": str(prompt)},
             signature=ModelSignature(inputs=text, outputs=Schema([ColSpec(DataType.string)])),
-            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in SERVED_WITH],
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in served_with],
         )
-    _link(target / "artifacts" / MODEL.name)
+    _link(target / "artifacts")
 
 
 def _prompt() -> dict[str, Any]:
@@ -106,9 +117,11 @@ def _prompt() -> dict[str, Any]:
     return {"head": with_prompt(prompt, [], examples=True), "max_new_tokens": prompt.max_new_tokens}
 
 
-def _link(copy: Path) -> None:
-    for path in (file for file in copy.rglob("*") if file.is_file()):
-        original = MODEL / path.relative_to(copy)
+def _link(copies: Path) -> None:
+    """Replace the copies of MODEL and BASE by hard links; prompt.json, which lies beside them, is no copy of theirs."""
+    files = [file for folder in (MODEL, BASE) for file in (copies / folder.name).rglob("*") if file.is_file()]
+    for path in files:
+        original = MODEL.parent / path.relative_to(copies)
         spare = path.with_name(f".{path.name}.link")
         try:
             os.link(original, spare)

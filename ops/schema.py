@@ -19,7 +19,7 @@ from stages.bench.config import Bench, Variant
 from stages.common.prompt import Prompt
 from stages.common.tracking import Tracking
 from stages.drift.config import Drift
-from stages.finetune.config import Finetune, MethodConfig
+from stages.finetune.config import Finetune, MethodConfig, World
 from stages.judge.config import Judge
 from stages.prepare.config import Data, Prepare
 from stages.register.config import Register
@@ -47,6 +47,7 @@ class Config:
     data: Data
     prompt: Prompt
     method: MethodConfig
+    world: World
     tracking: Tracking
     base: Base
     prepare: Prepare

@@ -24,6 +24,7 @@ ELSEWHERE = {
     "python -m ops.data gsm8k --train ../shared/data/gsm8k/train.jsonl --test ../shared/data/gsm8k/test.jsonl": (
         "tests/ops/test_data.py"
     ),
+    "dvc exp run -S experiment=dpo": "full scale: by hand, see docs/LOG.md",
     "dvc exp run -S experiment=gsm8k": "up to 20 minutes: by hand, see docs/LOG.md",
 }
 

@@ -16,6 +16,7 @@ from ops.helpdesk.tickets import Ticket
 SEED = 17
 TRAIN, TEST = 4000, 600
 LABELS = {"train": 800, "test": 400}
+PREFERENCES = 1500
 REFERENCE, STABLE, DRIFTED = ("reference", 600), ("2026-08-stable", 400), ("2026-09-drifted", 400)
 WINDOWS = (REFERENCE, STABLE, DRIFTED)
 README = Path(__file__).with_name("CORPUS.md")
@@ -48,7 +49,7 @@ def corpus(judge_prompt: dict[str, Any], seed: int = SEED) -> dict[str, bytes]:
     """Every file of data/raw/helpdesk, by its path in there.
 
     `judge_prompt` is conf/prompt/judge/pairwise.yaml as a mapping: judging transcripts are written with it.
-    No ticket is in two of: training (and pretraining), test, broken lines, labels train, labels test.
+    No ticket is in two of: training (and pretraining), test, broken lines, labels train, labels test, preferences.
     """
     source = Source(seed)
     train = source.tickets("train", TRAIN)
@@ -56,10 +57,12 @@ def corpus(judge_prompt: dict[str, Any], seed: int = SEED) -> dict[str, bytes]:
     lines = _training_lines(source, train)
     labels = {split: _labels(source, split, count) for split, count in LABELS.items()}
     windows = {name: window(name, seed, count, drifted=(name, count) == DRIFTED) for name, count in WINDOWS}
+    preferences = rows.preferences(_labels(source, "preference", PREFERENCES))
     return {
         "README.md": README.read_bytes(),
         "rows/train.jsonl": _file(lines),
         "rows/test.jsonl": _rows(test),
+        "rows/pairs.jsonl": _rows(preferences),
         "pretrain/pretrain.jsonl": _rows(_pretraining(source, train, labels["train"], judge_prompt)),
         "labels/judge.jsonl": _rows([row for part in labels.values() for row in part]),
         **{f"production/{name}.jsonl": _rows(logged) for name, logged in windows.items()},

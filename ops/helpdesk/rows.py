@@ -79,3 +79,17 @@ def _judging(system: str, template: str, pair: Row, verdict: str) -> Row:
     slots = {name: pair[name] for name in ("question", "answer_a", "answer_b")}
     turns = (("system", system), ("user", template.format(**slots)), ("assistant", verdict))
     return {"messages": [{"role": role, "content": content} for role, content in turns if content]}
+
+
+def preferences(pairs: list[Row]) -> list[Row]:
+    """Labelled pairs as rows of the shape conf/source/preference.yaml."""
+    return [
+        {
+            "id": pair["id"],
+            "prompt": pair["question"],
+            "chosen": pair["answer_a" if pair["label"] == "A" else "answer_b"],
+            "rejected": pair["answer_b" if pair["label"] == "A" else "answer_a"],
+            "meta": {"kind": pair["kind"]},
+        }
+        for pair in pairs
+    ]

@@ -10,14 +10,21 @@ from typing import Any
 
 from stages.base.config import Model
 
-# Weights as safetensors and what describes them: nothing that can carry code, no second copy of the weights.
-PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt")
+# Weights as safetensors and what describes them: nothing that can carry code, no second copy of the weights (Mistral's
+# consolidated.safetensors is one).
+PATTERNS = ("model*.safetensors", "*.json", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 
 
 def check_files(folder: Path, model: Model) -> None:
-    """Raise ValueError if `folder` lacks weights as safetensors, a configuration or a tokenizer."""
-    needed = {"*.safetensors": "weights", "config.json": "a configuration", "tokenizer*": "a tokenizer"}
+    """Raise ValueError if `folder` holds an adapter, or lacks safetensors, a configuration or a tokenizer."""
+    if (folder / "adapter_config.json").is_file():
+        adapter = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        raise ValueError(
+            f"model {model.name}: {model.id} (conf/model/{model.name}.yaml, id) is an adapter (adapter_config.json): "
+            f"name its base, {adapter.get('base_model_name_or_path')!r}, or save the two merged (merge_and_unload())"
+        )
+    needed = {"model*.safetensors": "weights", "config.json": "a configuration", "tokenizer*": "a tokenizer"}
     for pattern, what in needed.items():
         if not any(folder.glob(pattern)):
             raise ValueError(

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 
 from stages.bench.choices import group_by_context, score_choices
 from stages.bench.config import Variant
+from stages.common.adapter import CONFIG, attach, base_of
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 
@@ -32,11 +33,15 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval carries no types
     """HFLM for one variant: greedy, in the asked precision, on the GPU where there is one."""
 
     def __init__(self, variant: Variant, batch_size: int) -> None:
-        """Load the variant. Raises ValueError where there is no such folder and no pinned revision."""
+        """Load the variant, an adapter onto its base.
+
+        Raises ValueError where there is no such folder and no pinned revision, or not the adapter's base.
+        """
         _check_source(variant)
+        base = base_of(Path(variant.path))
         tokenizer = AutoTokenizer.from_pretrained(variant.path, revision=variant.revision or None)
         super().__init__(
-            pretrained=variant.path,
+            pretrained=str(base or variant.path),
             revision=variant.revision or "main",
             tokenizer=tokenizer,
             dtype=variant.precision.value,
@@ -45,6 +50,8 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval carries no types
             # A chat template writes its own special tokens; the tokenizer must not add them again.
             add_bos_token=False if tokenizer.chat_template else None,
         )
+        if base:  # not HFLM's own `peft`: it resizes the embeddings to the tokenizer first
+            self._model = attach(self.model, Path(variant.path))
         self.source = variant.path
         self.model.generation_config = self._greedy()
         self.model.register_forward_hook(self._refuse_nan)
@@ -135,7 +142,8 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _check_source(variant: Variant) -> None:
-    if not variant.revision and not (Path(variant.path) / "config.json").is_file():
+    held = any((Path(variant.path) / name).is_file() for name in ("config.json", CONFIG))
+    if not variant.revision and not held:
         raise ValueError(
             f"no model folder at {variant.path!r} (variants.<name>.path): run `dvc repro`, "
             "or, for a hub model, set its `revision` to a commit"

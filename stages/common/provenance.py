@@ -55,6 +55,12 @@ def diff() -> str:
     return _git("diff", "HEAD", "--", ".", ":(exclude)dvc.lock")
 
 
+def packages() -> str:
+    """Every installed package as name==version, one a line: what the run's environment was."""
+    found = {(each.name.lower(), each.version) for each in metadata.distributions() if each.name}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(found))
+
+
 def prepared() -> dict[str, str]:
     """Hash, size and files of data/prepared, as dvc.lock has them; empty before prepare has run."""
     import yaml

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from stages.common import provenance
 from stages.common.files import write_json
 from stages.common.statistics import Metrics
-from stages.common.tracking import IDENTITY, RunName, track
+from stages.common.tracking import IDENTITY, Mirror, RunName, track
 
 log = logging.getLogger("lathe")
 RESULT = "lathe.result"
@@ -68,7 +68,8 @@ def run(section: type[Section], main: Callable[..., Metrics], variant: type[Any]
     (section, name, entry) instead of (section).
     """
     stage = section.__name__.lower()
-    _die_with_parent()
+    if "DVC_ROOT" in os.environ:
+        die_with_parent()
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     log_file = Path(tempfile.mkstemp(prefix=f"lathe-{stage}-", suffix=".log")[1])
     logging.basicConfig(
@@ -127,9 +128,12 @@ def execute(loaded: Loaded, main: Callable[..., Metrics], log_file: Path) -> Met
         run_name(loaded.params, loaded.stage, loaded.variant),
         _tags(loaded),
         flat(loaded.params[loaded.stage]),
+        [Mirror[name] for name in loaded.params["tracking"]["mirrors"]],
     )
     if change := provenance.diff():
         track.text("git.diff", change)
+    track.text("environment.txt", provenance.packages())
+    track.text("section.json", json.dumps(loaded.params[loaded.stage], indent=2, sort_keys=True))
     try:
         arguments = (loaded.variant, loaded.target) if loaded.target is not None else ()
         metrics = main(loaded.section, *arguments)
@@ -175,6 +179,8 @@ def seed_everything(section: Any) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(section.threads)
     torch.use_deterministic_algorithms(True)
+    # A debugging aid that costs every allocation
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by name there
 
 
 def _finish(log_file: Path, began: float, status: str, error: BaseException | None) -> None:
@@ -183,9 +189,7 @@ def _finish(log_file: Path, began: float, status: str, error: BaseException | No
     if error is not None:
         track.tag("failed", "true")
         track.tag("error", f"{type(error).__name__}: {error}")
-        with log_file.open(
-            "a", encoding="utf-8"
-        ) as file:  # the terminal gets it once, from whoever catches it
+        with log_file.open("a", encoding="utf-8") as file:  # the terminal has it from whoever catches it
             file.write("".join(traceback.format_exception(error)))
     for handler in logging.getLogger().handlers:
         handler.flush()
@@ -238,9 +242,9 @@ def flat(section: Any, prefix: str = "") -> dict[str, str]:
     return {prefix.rstrip("."): str(section)}
 
 
-def _die_with_parent() -> None:
-    """Under DVC a stage ends with the process that started it: an orphan would write into the next run's outs."""
-    if "DVC_ROOT" in os.environ and sys.platform == "linux":
+def die_with_parent() -> None:
+    """End with the process that started this one: an orphan would write into the next run's outs."""
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() == 1:
             sys.exit("the process that started this stage is gone")

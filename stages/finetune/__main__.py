@@ -1,117 +1,97 @@
-"""Supervised fine-tuning with TRL: `python -m stages.finetune`.
+"""Fine-tuning with TRL and PEFT: `python -m stages.finetune`.
 
-models/base + data/prepared -> models/tuned (whole weights as safetensors, adapters merged), the loss curve as
-a DVC plot, sample generations before and after.
+models/base + data/prepared -> models/tuned (safetensors: every weight, a merged adapter, or the adapter alone), the
+loss curve as a DVC plot, sample generations before and after. A run that was killed goes on from its last checkpoint
+under $DVC_ROOT/.ckpt, to the same bytes. `dvc repro finetune`, or `dvc exp run -S method=lora`.
 """
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from stages.common.files import fresh_dir, write_text
+from stages.common.files import write_text
 from stages.common.run import run
-from stages.common.statistics import Metrics, bootstrap, exact, paired_difference
+from stages.common.statistics import Metrics, bootstrap, exact, paired_difference, wilson
 from stages.common.tracking import track
-from stages.finetune.config import Finetune, Init, Method
-from stages.finetune.evaluate import generate, heldout_losses, samples_page
-from stages.finetune.pack import read_documents, read_rows
-from stages.finetune.train import Curve, train
+from stages.common.workspace import workspace
+from stages.finetune import launch
+from stages.finetune.config import Finetune, Init, Objective
+from stages.finetune.data import check_context, check_packing, padding, read_pairs
+from stages.finetune.evaluate import generate, heldout_losses, preferences, samples_page
+from stages.finetune.fingerprint import fingerprint
+from stages.finetune.model import check, load
+from stages.finetune.outs import load_out, write_out
+from stages.finetune.pack import read_documents
+from stages.finetune.progress import Progress
+from stages.finetune.train import BASE, PREPARED, PROGRESS, TRAINED, enough_memory
 
-BASE, PREPARED, OUT = Path("models/base"), Path("data/prepared"), Path("models/tuned")
+OUT = Path("models/tuned")
 PLOT, SAMPLES = Path("reports/loss.csv"), Path("reports/samples.md")
-DRAFT = Path("models/.tuned")
 
 
 def main(cfg: Finetune) -> Metrics:
-    """Train, save, and measure the held-out loss per token before and after (nats)."""
+    """Train, write the outs, and measure what the model learned on the held-out rows (nats) and pairs."""
+    check(cfg, BASE)
+    check_context(cfg, PREPARED, BASE)
+    with workspace("finetune", fingerprint(cfg)) as work:
+        before = measure(cfg, untrained(cfg))
+        found = launch.run(cfg, work)
+        progress = Progress.read(found / PROGRESS)
+        write_out(cfg, BASE, found / TRAINED, OUT)
+        after = measure(cfg, load_out(OUT, BASE))
+    progress.plot(PLOT)
+    write_text(SAMPLES, samples_page(before["samples"], after["samples"]))
+    track.artifact(PLOT)
+    track.artifact(SAMPLES)
+    return _metrics(cfg, progress, before, after)
+
+
+def untrained(cfg: Finetune) -> Any:
+    """The model that training starts from, without adapters: they do nothing yet. ValueError if it cannot pack."""
+    model = load_out(BASE, BASE) if cfg.init is Init.base else load(cfg, BASE)
+    if cfg.objective is Objective.sft:
+        check_packing(model, BASE)
+    return model
+
+
+def measure(cfg: Finetune, model: Any) -> dict[str, Any]:
+    """Held-out loss of each document, the preference for each chosen answer, and sample generations."""
+    import torch
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    rows = read_rows(PREPARED / "train.parquet", cfg.row_length)
-    heldout_rows = read_rows(PREPARED / "valid.parquet", cfg.row_length)
-    heldout = read_documents(PREPARED / "valid.parquet")
-    model = load(cfg)
-    before = heldout_losses(model, heldout, tokenizer.pad_token_id, cfg.batch_size)
-    asked = generate(model, tokenizer, heldout, cfg)
-    curve = Curve()
-    tuned = train(cfg, model, tokenizer, rows, heldout_rows, curve)
-    save(tuned, tokenizer)
-    final = reload()
-    after = heldout_losses(final, heldout, tokenizer.pad_token_id, cfg.batch_size)
-    write_text(PLOT, curve.csv())
-    write_text(SAMPLES, samples_page(asked, generate(final, tokenizer, heldout, cfg)))
-    track.artifact(PLOT)
-    track.artifact(SAMPLES)
-    return _metrics(cfg, final, curve, before, after)
+    documents = read_documents(PREPARED / "valid.parquet")
+    pairs = read_pairs(PREPARED, "valid") if cfg.objective is Objective.dpo else []
+    with enough_memory(cfg):
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "losses": heldout_losses(model, documents, padding(tokenizer), cfg.batch_size),
+            "preferences": preferences(model, pairs, padding(tokenizer), cfg.batch_size),
+            "samples": generate(model, tokenizer, documents or [pair[0] for pair in pairs], cfg),
+        }
 
 
-def load(cfg: Finetune) -> Any:
-    """The starting model in fp32, with adapters for LoRA; gradients on for what is trained."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if cfg.init is Init.random:
-        torch.manual_seed(cfg.seed)
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(BASE), dtype=torch.float32)
-    else:
-        model = reload(BASE)
-    return _with_adapters(cfg, model) if cfg.method.kind is Method.lora else model
-
-
-def reload(folder: Path = OUT) -> Any:
-    """A model from its folder, in fp32, as anybody would load it."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def save(model: Any, tokenizer: Any) -> None:
-    """Write models/tuned: complete, or not at all. Adapters are merged, so what is measured is what is served."""
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    draft = fresh_dir(DRAFT)
-    model.config.use_cache = True
-    model.save_pretrained(draft)
-    tokenizer.save_pretrained(draft)
-    if OUT.exists():
-        shutil.rmtree(OUT)
-    draft.rename(OUT)
-
-
-def _with_adapters(cfg: Finetune, model: Any) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    method = cfg.method
-    config = LoraConfig(
-        r=method.rank,
-        lora_alpha=method.alpha,
-        lora_dropout=method.dropout,
-        target_modules=sorted(method.targets),
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        text = " ".join(str(error).split())
-        raise ValueError(
-            f"method.targets {sorted(method.targets)} do not fit the base model: {text}"
-        ) from error
-
-
-def _metrics(cfg: Finetune, model: Any, curve: Curve, before: list[float], after: list[float]) -> Metrics:
+def _metrics(cfg: Finetune, progress: Progress, before: dict[str, Any], after: dict[str, Any]) -> Metrics:
     metrics = {
-        "train/steps": exact(cfg.max_steps),
-        "train/loss": exact(curve.last("train")),
-        "model/parameters": exact(sum(parameter.numel() for parameter in model.parameters())),
-        "model/trained_share": exact(curve.trained_share),
+        "train/steps": exact(len(progress.losses)),
+        "train/loss": exact(progress.losses[-1]),
+        "model/parameters": exact(after["parameters"]),
+        "model/trained_share": exact(progress.trained_share),
     }
-    if before:
-        metrics["heldout/loss_before"] = bootstrap(before, cfg.seed)
-        metrics["heldout/loss"] = bootstrap(after, cfg.seed)
-        metrics["heldout/loss_change"] = paired_difference(after, before, cfg.seed)
+    if cfg.keep_best:
+        metrics["train/best_step"] = exact(progress.best_step)
+    if old := before["losses"]:
+        new = after["losses"]
+        metrics["heldout/loss_before"] = bootstrap(old, cfg.seed)
+        metrics["heldout/loss"] = bootstrap(new, cfg.seed)
+        metrics["heldout/loss_change"] = paired_difference(new, old, cfg.seed)
+    if was := [float(margin > 0) for margin in before["preferences"]]:
+        now = [float(margin > 0) for margin in after["preferences"]]
+        metrics["preference/accuracy_before"] = wilson(int(sum(was)), len(was))
+        metrics["preference/accuracy"] = wilson(int(sum(now)), len(now))
+        metrics["preference/accuracy_change"] = paired_difference(now, was, cfg.seed)
     return metrics
 
 

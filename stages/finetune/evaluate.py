@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.finetune.config import Finetune
+from stages.finetune.data import padding
 from stages.finetune.pack import IGNORED, Documents
 
 
@@ -24,15 +25,33 @@ def heldout_losses(model: Any, documents: Documents, pad: int, batch_size: int) 
             tokens, targets = documents[index]
             ids[row, : len(tokens)] = torch.tensor(tokens)
             labels[row, : len(tokens)] = torch.tensor(targets)
-        with torch.no_grad():  # right padding under a causal mask: no document sees it
-            logits = model(input_ids=ids).logits[:, :-1].float()
-        nll = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
-        )
+        sums = _nll(model, ids, labels)
         counts = (labels[:, 1:] != IGNORED).sum(1).clamp(min=1)
-        for index, value in zip(chosen, (nll.sum(1) / counts).tolist(), strict=True):
+        for index, value in zip(chosen, (sums / counts).tolist(), strict=True):
             losses[index] = value
     return losses
+
+
+def preferences(model: Any, pairs: list[Documents], pad: int, batch_size: int) -> list[float]:
+    """How much likelier (nats, summed over the answer) the model finds each pair's chosen answer than the rejected."""
+    sides = [document for pair in pairs for document in pair]
+    means = heldout_losses(model, sides, pad, batch_size)
+    sums = [
+        mean * sum(label != IGNORED for label in labels[1:])
+        for mean, (_, labels) in zip(means, sides, strict=True)
+    ]
+    return [rejected - chosen for chosen, rejected in zip(sums[::2], sums[1::2], strict=True)]
+
+
+def _nll(model: Any, ids: Any, labels: Any) -> Any:
+    """Summed negative log-likelihood of each row's learned tokens."""
+    import torch
+
+    with torch.no_grad():  # right padding under a causal mask: no document sees it
+        logits = model(input_ids=ids.to(model.device)).logits[:, :-1].float().cpu()
+    return torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
+    ).sum(1)
 
 
 def generate(model: Any, tokenizer: Any, documents: Documents, cfg: Finetune) -> list[tuple[str, str, str]]:
@@ -43,14 +62,14 @@ def generate(model: Any, tokenizer: Any, documents: Documents, cfg: Finetune) ->
     found = []
     for ids, labels in documents[: cfg.samples]:
         start = next(index for index, label in enumerate(labels) if label != IGNORED)
-        prompt = torch.tensor([ids[:start]])
+        prompt = torch.tensor([ids[:start]], device=model.device)
         with torch.no_grad():
             output = model.generate(
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),
                 max_new_tokens=cfg.sample_tokens,
                 do_sample=False,
-                pad_token_id=tokenizer.pad_token_id,
+                pad_token_id=padding(tokenizer),
             )
         texts = (ids[:start], output[0, start:].tolist(), ids[start:])
         prompt_text, answer, reference = (tokenizer.decode(part, skip_special_tokens=True) for part in texts)

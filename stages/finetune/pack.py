@@ -53,12 +53,15 @@ def read_documents(path: Path) -> Documents:
 
 
 def padded(row: dict[str, list[int]], length: int, pad: int) -> Row:
-    """A row of read_rows at its full length; the padding is one more document, without loss."""
+    """A row of read_rows at its full length; each token of the padding is a document by itself, without loss.
+
+    As one document it could be longer than any real one, and than what the model has positions for.
+    """
     free = length - len(row["input_ids"])
     return Row(
         row["input_ids"] + [pad] * free,
         row["labels"] + [IGNORED] * free,
-        [position for size in (*row["lengths"], free) for position in range(size)],
+        [position for size in row["lengths"] for position in range(size)] + [0] * free,
     )
 
 

@@ -1,124 +1,189 @@
-"""TRL's SFTTrainer on packed rows, and the loss curve it leaves."""
+"""One process's part of the training: `train` in the stage itself, or in each process that launch.py starts.
+
+Everything stands under `work`, a folder of this run's fingerprint: checkpoints/, best/, and at the end result/ with
+trained/ (the weights as save_pretrained writes them) and progress.json.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from functools import partial
+import copy
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from stages.common.tracking import track
-from stages.finetune.config import Finetune, Precision
-from stages.finetune.pack import Row, padded
+from stages.finetune.checkpoint import commit, remove, verify, write_safely
+from stages.finetune.checks import QUANTISED
+from stages.finetune.config import Finetune, Method, Objective, Precision, Strategy
+from stages.finetune.data import Data, read_split
+from stages.finetune.model import load
+from stages.finetune.order import order_of, total_steps
+from stages.finetune.progress import Progress
 
-LOG_EVERY = 10
-
-
-@dataclass
-class Curve:
-    """Losses by step and split (nats per learned token), and the share of parameters that was trained."""
-
-    points: list[tuple[int, str, float]] = field(default_factory=list)
-    trained_share: float = 0.0
-
-    def add(self, step: int, split: str, loss: float) -> None:
-        """Keep a point. Raises ValueError when the loss is not finite: the run is lost, and says so."""
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the {split} loss is {loss} at step {step}: lower finetune.learning_rate, "
-                "lengthen finetune.warmup_steps or lower finetune.max_grad_norm"
-            )
-        self.points.append((step, split, loss))
-
-    def last(self, split: str) -> float:
-        """The latest loss of a split."""
-        return next(loss for _, name, loss in reversed(self.points) if name == split)
-
-    def csv(self) -> str:
-        """step,split,loss with a header: the DVC plot."""
-        return "step,split,loss\n" + "".join(
-            f"{step},{split},{loss:.6f}\n" for step, split, loss in self.points
-        )
+log = logging.getLogger("lathe")
+PREPARED, BASE = Path("data/prepared"), Path("models/base")
+RESULT, TRAINED, PROGRESS = "result", "trained", "progress.json"
 
 
-def train(cfg: Finetune, model: Any, tokenizer: Any, rows: Any, heldout: Any, curve: Curve) -> Any:
-    """Train `model` in place on packed rows (tables of read_rows) and return it; their order comes from the seed."""
-    from datasets import Dataset
-    from trl import SFTTrainer
+def train(cfg: Finetune, work: Path) -> None:
+    """Train, from the last good checkpoint if there is one, and leave `work`/result.
 
-    parameters = list(model.parameters())
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    curve.trained_share = trained / sum(parameter.numel() for parameter in parameters)
-    trainer = SFTTrainer(
-        model=model,
-        args=_arguments(cfg, evaluate=bool(len(heldout))),
-        # Fingerprints are given, or datasets would make them by hashing a copy of all rows.
-        train_dataset=Dataset(rows, fingerprint="train"),
-        eval_dataset=Dataset(heldout, fingerprint="heldout") if len(heldout) else None,
-        processing_class=tokenizer,
-        data_collator=partial(collate, length=cfg.row_length, pad=tokenizer.pad_token_id),
-        callbacks=[_recorder(curve)],
-    )
-    trainer.train()
-    return model
+    Raises ValueError in one line on a loss that is not finite, a full disk, or not enough memory.
+    """
+    from transformers import AutoTokenizer
+
+    splits = read_split(cfg, PREPARED, "train"), read_split(cfg, PREPARED, "valid")
+    with enough_memory(cfg):
+        trainer = _trainer(cfg, AutoTokenizer.from_pretrained(BASE), splits)
+        trainer.begin(cfg, order_of(cfg, len(splits[0])), splits, work)
+        trainer.go(_last(trainer, work))
+        _finish(trainer, work)
 
 
-def collate(rows: list[dict[str, list[int]]], length: int, pad: int) -> dict[str, Any]:
-    """Pad and stack packed rows; there is no attention mask on purpose (see pack.py)."""
+def result(work: Path) -> Path | None:
+    """The finished training of this fingerprint, if a run got that far before it was stopped."""
+    folder = work / RESULT
+    if not folder.exists():
+        return None
+    if problem := verify(folder):
+        log.warning("%s is damaged (%s): not used", folder, problem)
+        remove(folder)
+        return None
+    return folder
+
+
+@contextmanager
+def enough_memory(cfg: Finetune) -> Iterator[None]:
+    """Turn what torch, NumPy and Python raise when memory is out into one clear line (ValueError)."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError) and "memory" not in text:
+            raise
+        raise ValueError(
+            f"not enough memory for finetune.batch_size={cfg.batch_size} with gradient_accumulation="
+            f"{cfg.gradient_accumulation}: raise gradient_accumulation, set gradient_checkpointing=true, or choose "
+            f"method=lora ({' '.join(text.split())[:160]}); the next run goes on from the last checkpoint"
+        ) from error
+
+
+def _last(trainer: Any, work: Path) -> Path | None:
+    """Where to go on from. The first process looks and tells the others: what is damaged is moved away meanwhile."""
+    from torch import distributed
+
+    found = [_good(trainer, work) if trainer.rank == 0 else None]
+    if trainer.ranks > 1:
+        distributed.broadcast_object_list(found)
+    return found[0]
+
+
+def _good(trainer: Any, work: Path) -> Path | None:
+    """The last good checkpoint. Without the best weights that it counts on, none is used."""
+    last: Path | None = trainer.checkpoints.latest()
+    if last is None:
+        return None
+    counted_on = trainer.cfg.keep_best and Progress.read(last / PROGRESS).best_step
+    if counted_on and (problem := verify(work / "best")):
+        log.warning("%s is damaged (%s): the run starts again", work / "best", problem)
+        remove(trainer.checkpoints.folder)
+        remove(work / "best")
+        return None
+    log.info("resumed from %s", last)
+    return last
+
+
+def _finish(trainer: Any, work: Path) -> None:
+    """Write result/ as a whole: the best weights where they were asked for, or the last."""
+    draft, best = work / ".result", work / "best"
+
+    def save() -> None:
+        if trainer.args.should_save:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+        trainer.accelerator.wait_for_everyone()
+        if trainer.cfg.keep_best and trainer.progress.evaluations:
+            if trainer.args.should_save:
+                shutil.copytree(best, draft / TRAINED, ignore=shutil.ignore_patterns("MANIFEST"))
+        else:
+            trainer.save_weights(draft / TRAINED)
+        if trainer.args.should_save:
+            trainer.progress.write(draft / PROGRESS)
+            commit(draft, work / RESULT)
+        trainer.accelerator.wait_for_everyone()
+
+    write_safely(f"the trained weights ({work})", "it goes on from the last checkpoint", save)
+
+
+def _trainer(cfg: Finetune, tokenizer: Any, splits: tuple[Data, Data]) -> Any:
+    """TRL's trainer for the section, its model loaded."""
     import torch
+    from datasets import Dataset
 
-    full = [vars(padded(row, length, pad)) for row in rows]
-    return {name: torch.tensor([row[name] for row in full]) for name in Row.__annotations__}
+    from stages.finetune.trainers import Dpo, Sft
 
-
-def _arguments(cfg: Finetune, *, evaluate: bool) -> Any:
-    from trl import SFTConfig
-
-    return SFTConfig(
-        output_dir="models/.trainer",
-        max_steps=cfg.max_steps,
-        per_device_train_batch_size=cfg.batch_size,
-        per_device_eval_batch_size=cfg.batch_size,
-        gradient_accumulation_steps=cfg.gradient_accumulation,
-        learning_rate=cfg.learning_rate,
-        lr_scheduler_type=cfg.scheduler,
-        warmup_steps=cfg.warmup_steps,
-        weight_decay=cfg.weight_decay,
-        max_grad_norm=cfg.max_grad_norm,
-        eval_strategy="steps" if evaluate else "no",
-        eval_steps=cfg.eval_every,
-        logging_steps=LOG_EVERY,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        seed=cfg.seed,
-        data_seed=cfg.seed,
-        bf16=cfg.precision is Precision.bf16,
-        fp16=False,
-        gradient_checkpointing=False,
-        packing=False,
-        max_length=None,
-        remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_pin_memory=False,
-        report_to=[],
+    steps = total_steps(cfg, len(splits[0]))
+    kind = Dpo if cfg.objective is Objective.dpo else Sft
+    model = load(cfg, BASE)
+    if cfg.objective is Objective.dpo and cfg.method.kind is Method.full:
+        extra = {"ref_model": copy.deepcopy(model).eval()}  # an adapter is switched off instead
+    else:
+        extra = {}
+    trainer = kind(
+        model=model,
+        args=_arguments(cfg, steps),
+        train_dataset=Dataset(splits[0].table, fingerprint="train"),  # given, or datasets would hash all rows
+        processing_class=tokenizer,
+        data_collator=lambda rows: rows,
+        **extra,
     )
+    if cfg.method.weights in QUANTISED:  # TRL casts the adapters to bf16, in which small updates vanish
+        for weight in trainer.model.parameters():
+            if weight.requires_grad:
+                weight.data = weight.data.float()
+    torch.manual_seed(cfg.seed + trainer.args.process_index)  # dropout differs between processes
+    return trainer
 
 
-def _recorder(curve: Curve) -> Any:
-    """A callback that turns the trainer's log lines into curve points and MLflow metrics."""
-    from transformers import TrainerCallback
+def _arguments(cfg: Finetune, steps: int) -> Any:
+    import torch
+    from trl import DPOConfig, SFTConfig
 
-    names = {"loss": "train", "eval_loss": "heldout"}
-
-    class Recorder(TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            control.should_log |= state.global_step == state.max_steps  # the curve ends where training ends
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            for key, split in names.items():
-                if key in logs:
-                    curve.add(state.global_step, split, logs[key])
-            for key, value in logs.items():
-                track.metric(f"trainer/{key}", value, state.global_step)
-
-    return Recorder()
+    cpu = not torch.cuda.is_available()
+    several = cfg.world.nodes * cfg.world.processes > 1
+    fsdp = several and cfg.world.strategy is Strategy.fsdp
+    given: dict[str, Any] = {
+        "output_dir": ".lathe/trainer",
+        "max_steps": steps,
+        "per_device_train_batch_size": order_of(cfg, 1).part,
+        "gradient_accumulation_steps": cfg.gradient_accumulation,
+        "gradient_checkpointing": cfg.gradient_checkpointing,
+        "learning_rate": cfg.learning_rate,
+        "lr_scheduler_type": cfg.scheduler,
+        "warmup_steps": cfg.warmup_steps,
+        "weight_decay": cfg.weight_decay,
+        "max_grad_norm": cfg.max_grad_norm,
+        "bf16": cfg.precision is Precision.bf16,
+        "fp16": False,
+        "seed": cfg.seed,
+        "use_cpu": cpu,
+        "ddp_backend": ("gloo" if cpu else "nccl") if several else None,
+        "ddp_find_unused_parameters": False,
+        "fsdp": True if fsdp else None,
+        "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"} if fsdp else None,
+        "ignore_data_skip": True,  # order.py knows where to go on
+        "save_strategy": "no",  # trainers.py says when
+        "eval_strategy": "no",
+        "logging_strategy": "no",
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "max_length": None,
+        "report_to": [],
+    }
+    warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated")  # TRL's own name for it
+    if cfg.objective is Objective.dpo:
+        return DPOConfig(**given, beta=cfg.preference.beta, loss_type=[cfg.preference.loss.name])
+    return SFTConfig(**given, packing=False, dataset_kwargs={"skip_prepare_dataset": True})

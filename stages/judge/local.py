@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.common.adapter import attach, base_of
 from stages.judge.config import Judge
 from stages.judge.verdicts import Chances, Rendered
 
@@ -19,18 +20,21 @@ class LocalJudge:
     """
 
     def __init__(self, cfg: Judge) -> None:
-        """Load model and tokenizer. Raises ValueError on a folder that holds no chat model."""
+        """Load model and tokenizer, an adapter onto its base. Raises ValueError where that is no chat model."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        if not (Path(cfg.model) / "config.json").is_file():
+        base = base_of(Path(cfg.model))
+        if not base and not (Path(cfg.model) / "config.json").is_file():
             raise ValueError(f"judge.model={cfg.model} has no config.json; name a folder with a model")
         self.tokenizer: Any = AutoTokenizer.from_pretrained(cfg.model, local_files_only=True)
         if not self.tokenizer.chat_template:
             raise ValueError(f"judge.model={cfg.model} has no chat template; take a model tuned for chat")
         model: Any = AutoModelForCausalLM.from_pretrained(
-            cfg.model, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            base or cfg.model, dtype=torch.float32, use_safetensors=True, local_files_only=True
         )
+        if base:
+            model = attach(model, Path(cfg.model))
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
         self.batch_size = cfg.batch_size
         self.context = int(getattr(model.config, "max_position_embeddings", 0)) or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +131,33 @@ def test_local_refuses_a_folder_that_is_no_model(
             (source / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ValueError, match=r"has no .*: Lathe needs"):
         main(replace(cfg, model=replace(cfg.model, source=Source.local, id=str(source))))
+
+
+def test_local_refuses_an_adapter_and_names_its_base(cfg: Base, tiny_model: Path, tmp_path: Path) -> None:
+    """With the base's own files beside it too: transformers would load the two as one."""
+    for files in ((), tiny_model.iterdir()):
+        source = tmp_path / f"mine-{bool(files)}"
+        source.mkdir()
+        for file in files:
+            (source / file.name).write_bytes(file.read_bytes())
+        (source / "adapter_model.safetensors").write_bytes(b"")
+        (source / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+        with pytest.raises(
+            ValueError, match=r"mine.* is an adapter .* name its base, 'owner/base'"
+        ) as refusal:
+            main(replace(cfg, model=replace(cfg.model, source=Source.local, id=str(source))))
+        assert "\n" not in str(refusal.value)
+        assert not OUT.exists()
+
+
+def test_local_leaves_a_second_copy_of_the_weights(cfg: Base, tiny_model: Path, tmp_path: Path) -> None:
+    """Mistral's repositories hold one under another name."""
+    source = Path(shutil.copytree(tiny_model, tmp_path / "mine"))
+    one = main(replace(cfg, model=replace(cfg.model, source=Source.local, id=str(tiny_model))))
+    shutil.copy(source / "model.safetensors", source / "consolidated.safetensors")
+    two = main(replace(cfg, model=replace(cfg.model, source=Source.local, id=str(source))))
+    assert one == two
+    assert not (OUT / "consolidated.safetensors").exists()
 
 
 def test_local_refuses_a_path_that_is_no_folder(cfg: Base) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from ops import sync
 from ops.helpdesk.broken import BROKEN, DUPLICATES
 from stages.common.files import read_jsonl, tree_digest
 from stages.common.tracking import RunName, track
@@ -474,6 +475,7 @@ def test_personal_data_is_redacted_everywhere(raw: Path) -> None:
     track.start(raw, RunName("Tests-Tiny", "prepare"), {}, {})
     metrics = main(section(raw, personal="redact"))
     track.close("FINISHED")
+    sync.main(raw)
     assert [metrics[f"personal/{kind}"]["value"] for kind in ("card", "email", "iban")] == [28, 32, 28]
     places = [*OUT.iterdir(), Path("reports/data.html"), raw / "mlflow.db", *raw.glob("mlartifacts/**/*.*")]
     assert any("data.html" in path.name and "mlartifacts" in path.parts for path in places)
@@ -646,9 +648,9 @@ def test_the_dataset_is_the_runs_input_in_mlflow(raw: Path) -> None:
 
     track.start(raw, RunName("Tests-Tiny", "prepare"), {}, {})
     main(section(raw))
-    run_id = track.run_id
     track.close("FINISHED")
-    run = MlflowClient(f"sqlite:///{raw / 'mlflow.db'}").get_run(run_id)
+    sync.main(raw)
+    run = MlflowClient(f"sqlite:///{raw / 'mlflow.db'}").get_run(track.run_id)
     [used] = run.inputs.dataset_inputs
     assert used.dataset.name == "rows"
     assert used.dataset.digest

@@ -1,0 +1,192 @@
+"""What a step is fed with: packed rows for SFT, preference pairs for DPO, both straight from prepare's Parquet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.finetune.config import Finetune, Objective
+from stages.finetune.pack import IGNORED, Documents, padded, read_rows
+
+if TYPE_CHECKING:
+    import torch
+
+APART = 1e-3
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A split: the Arrow table; of each row its tokens, learned ones, and its documents' lengths squared and summed."""
+
+    table: Any
+    tokens: Numbers
+    squares: Numbers
+    learned: Numbers
+    longest: int
+
+    def __len__(self) -> int:
+        """Rows or pairs."""
+        return int(self.table.num_rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One row as lists."""
+        return {
+            name: column[index].as_py()
+            for name, column in zip(self.table.column_names, self.table, strict=True)
+        }
+
+
+def read_split(cfg: Finetune, prepared: Path, split: str) -> Data:
+    """The rows or pairs of `train` or `valid`. Raises ValueError where training has nothing to learn from."""
+    data = _pairs(prepared, split) if cfg.objective is Objective.dpo else _rows(cfg, prepared, split)
+    if split == "train" and not len(data):
+        raise ValueError(_nothing(cfg, prepared))
+    return data
+
+
+def check_context(cfg: Finetune, prepared: Path, base: Path) -> None:
+    """Raise ValueError where a document is longer than what the base can see; of packed rows only documents count."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base).get_text_config()
+    context, fixed = getattr(config, "max_position_embeddings", None), _fixed_positions(config)
+    for split in ("train", "valid"):
+        longest = read_split(cfg, prepared, split).longest
+        if context is not None and longest > context:
+            raise ValueError(
+                f"{prepared}: split {split} has a document of {longest} tokens, over the {context} that {base} can see "
+                "(config.json, max_position_embeddings): lower prepare.max_length"
+            )
+        if fixed is not None and longest > fixed:
+            raise ValueError(
+                f"{prepared}: split {split} has a document of {longest} tokens; over {fixed}, {base} turns "
+                "all positions in a batch (config.json, rope_parameters), others' too: lower prepare.max_length"
+            )
+
+
+def _fixed_positions(config: Any) -> int | None:
+    """Positions up to which a rotary embedding heeds nothing else in the batch; None where it never does."""
+    found = getattr(config, "rope_parameters", None) or {}
+    for rope in [found] if "rope_type" in found else found.values():
+        if rope["rope_type"] in ("dynamic", "longrope"):
+            return int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+    return None
+
+
+def check_packing(model: Any, base: Path) -> None:
+    """Raise ValueError unless documents in one row see themselves alone: not every architecture heeds position ids.
+
+    Compares logits of three short documents in a row with those of each by itself; in fp32 rounding differs by 1e-6.
+    """
+    import torch
+
+    ids, lengths = torch.arange(1, 19) % model.config.get_text_config().vocab_size, [9, 3, 6]
+    row = {"input_ids": ids.tolist(), "labels": [IGNORED] * len(ids), "lengths": lengths}
+    packed = {
+        name: value.to(model.device) for name, value in collate_rows([row], 24, 0).items() if name != "labels"
+    }
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        together = model(**packed, use_cache=False).logits[0, : len(ids)]
+        documents = ids.to(model.device).split(lengths)
+        alone = torch.cat([model(input_ids=part[None], use_cache=False).logits[0] for part in documents])
+    model.train(training)
+    difference = float((together - alone).abs().max() / alone.abs().max())
+    if not difference < max(APART, 8 * torch.finfo(model.dtype).eps):
+        raise ValueError(
+            f"{base} (config.json, model_type {model.config.model_type}) lets documents of a packed row see each other "
+            f"(logits differ by {difference:.1g} of the largest): name a model of another architecture in conf/model"
+        )
+
+
+def _nothing(cfg: Finetune, prepared: Path) -> str:
+    if cfg.objective is Objective.dpo:
+        return (
+            f"{prepared / 'pairs.parquet'} has no pair of split train: finetune.objective=dpo learns from preference "
+            "data (conf/source/preference.yaml says how to name its columns)"
+        )
+    return (
+        f"{prepared / 'train.parquet'} has no row: metrics/prepare.json and rejects.jsonl say where they went"
+    )
+
+
+def _rows(cfg: Finetune, prepared: Path, split: str) -> Data:
+    import pyarrow.compute as pc
+
+    table = read_rows(prepared / f"{split}.parquet", cfg.row_length)
+    lengths = [np.asarray(row, np.int64) for row in table["lengths"].to_pylist()]
+    learned = [int((np.asarray(row) != IGNORED).sum()) for row in table["labels"].to_pylist()]
+    tokens = pc.list_value_length(table["input_ids"]).to_numpy().astype(np.int64)
+    squares = np.array([int((row**2).sum()) for row in lengths], np.int64)
+    longest = max((int(row.max()) for row in lengths), default=0)
+    return Data(table, tokens, squares, np.array(learned, np.int64), longest)
+
+
+def _pairs(prepared: Path, split: str) -> Data:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(prepared / "pairs.parquet", filters=[("split", "=", split)])
+    sizes = [
+        pc.list_value_length(table[f"{side}_ids"]).to_numpy().astype(np.int64)
+        for side in ("chosen", "rejected")
+    ]
+    learned = [
+        sum(int((np.asarray(row[f"{side}_labels"]) != IGNORED).sum()) for side in ("chosen", "rejected"))
+        for row in table.select(["chosen_labels", "rejected_labels"]).to_pylist()
+    ]
+    names = ["chosen_ids", "chosen_labels", "rejected_ids", "rejected_labels"]
+    longest = int(max(size.max(initial=0) for size in sizes))
+    squares = sizes[0] ** 2 + sizes[1] ** 2
+    return Data(table.select(names), sizes[0] + sizes[1], squares, np.array(learned, np.int64), longest)
+
+
+def read_pairs(prepared: Path, split: str) -> list[Documents]:
+    """(chosen, rejected) of each pair of a split, each as (input_ids, labels), in the file's order."""
+    return [
+        [(row[f"{side}_ids"], row[f"{side}_labels"]) for side in ("chosen", "rejected")]
+        for row in _pairs(prepared, split).table.to_pylist()
+    ]
+
+
+def padding(tokenizer: Any) -> int:
+    """The token that fills up; where the tokenizer has none (Llama 3.1) its end token: no loss, no attention on it."""
+    found = tokenizer.pad_token_id
+    return int(tokenizer.eos_token_id if found is None else found)
+
+
+def collate_rows(rows: list[dict[str, Any]], length: int, pad: int) -> dict[str, torch.Tensor]:
+    """Pad and stack packed rows; there is no attention mask on purpose (see pack.py)."""
+    import torch
+
+    full = [vars(padded(row, length, pad)) for row in rows]
+    return {
+        name: torch.tensor([row[name] for row in full]) for name in ("input_ids", "labels", "position_ids")
+    }
+
+
+def collate_pairs(pairs: list[dict[str, Any]], pad: int) -> dict[str, torch.Tensor]:
+    """TRL's layout: chosen answers, then rejected ones, padded to the right; completion_mask is where the loss is."""
+    import torch
+
+    sides = [
+        (pair[f"{side}_ids"], pair[f"{side}_labels"]) for side in ("chosen", "rejected") for pair in pairs
+    ]
+    width = max(len(ids) for ids, _ in sides)
+    shape = (len(sides), width)
+    found = {
+        "input_ids": torch.full(shape, pad),
+        "attention_mask": torch.zeros(shape, dtype=torch.long),
+        "completion_mask": torch.zeros(shape, dtype=torch.long),
+    }
+    for row, (ids, labels) in enumerate(sides):
+        found["input_ids"][row, : len(ids)] = torch.tensor(ids)
+        found["attention_mask"][row, : len(ids)] = 1
+        found["completion_mask"][row, : len(ids)] = torch.tensor([int(label != IGNORED) for label in labels])
+    return found

@@ -1,0 +1,77 @@
+"""When and how a trainer saves: by steps or minutes, all processes into one draft, complete or absent.
+
+Whole-module import of transformers, because this is a subclass; train.py imports it late.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from stages.finetune.checkpoint import Checkpoints, commit, write_safely
+from stages.finetune.config import Finetune, Strategy
+from stages.finetune.progress import Progress
+
+PROGRESS = "progress.json"
+
+
+class Saving(Trainer):  # type: ignore[misc]
+    """The part of a trainer that writes checkpoints and weights."""
+
+    cfg: Finetune
+    checkpoints: Checkpoints
+    progress: Progress
+    rank: int
+    saved: float
+
+    def _due(self) -> bool:
+        """Whether the first process wants a checkpoint after this step: every so many steps, or minutes."""
+        if self.rank:
+            return False
+        if every := int(os.environ.get("LATHE_CHECKPOINT_STEPS", "0")):
+            return (len(self.progress.losses) + 1) % every == 0
+        return time.monotonic() - self.saved > float(os.environ.get("LATHE_CHECKPOINT_SECONDS", "300"))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        step = self.state.global_step
+        self._write(f"the checkpoint of step {step}", self.checkpoints.path(step), self._save_state)
+        self.saved = time.monotonic()
+
+    def _save_state(self, draft: Path) -> None:
+        """Weights, optimizer, schedule, random states and progress, the trainer's own way, into a draft."""
+        self.save_model(str(draft), _internal_call=True)
+        self._save_optimizer_and_scheduler(str(draft))
+        self._save_rng_state(str(draft))
+        if self.args.should_save:
+            self.state.save_to_json(str(draft / "trainer_state.json"))
+            self.progress.write(draft / PROGRESS)
+
+    def save_weights(self, folder: Path) -> None:
+        """The trained weights as save_pretrained writes them: a whole model, or an adapter."""
+        fsdp = self.cfg.world.strategy is Strategy.fsdp and self.is_fsdp_enabled
+        state = self.accelerator.get_state_dict(self.model) if fsdp else None
+        if self.args.should_save:
+            self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
+
+    def _write(self, what: str, path: Path, save: Any) -> None:
+        """All processes save into one draft; the first one makes it, and gives it its name when all are done."""
+        draft = self.checkpoints.folder / ".draft"
+        last = self.checkpoints.latest_step()
+        remains = f"step {last} is kept and will be gone on from" if last else "it will start again"
+
+        def act() -> None:
+            if self.args.should_save:
+                self.checkpoints.draft()
+            self.accelerator.wait_for_everyone()
+            save(draft)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                commit(draft, path)
+                self.checkpoints.prune()
+            self.accelerator.wait_for_everyone()
+
+        write_safely(f"{what} ({path.parent})", remains, act)

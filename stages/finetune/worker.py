@@ -1,0 +1,44 @@
+"""One process of several: `python -m stages.finetune.worker WORK`, started by launch.py's agent, never by hand."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from stages.common.run import die_with_parent, seed_everything
+from stages.common.tracking import track
+from stages.finetune.launch import FAILED, JOURNAL, read_job
+from stages.finetune.train import train
+
+
+def main(work: Path) -> None:
+    """Train as one rank; a failure that has a line for the person leaves it in `work`."""
+    die_with_parent()
+    logging.basicConfig(level=os.environ.get("LATHE_LOG_LEVEL", "INFO"), format="%(levelname)s: %(message)s")
+    rank = int(os.environ["RANK"])
+    if os.environ.get(JOURNAL):
+        track.join(Path(os.environ[JOURNAL]), rank)
+    cfg = read_job(work)
+    seed_everything(cfg)
+    try:
+        train(cfg, work)
+    except ValueError as error:
+        if not (work / FAILED).exists():
+            (work / FAILED).write_text(str(error), encoding="utf-8")
+        sys.exit(1)
+    leave()
+
+
+def leave() -> None:
+    """Take leave of the other processes, so that none reports a lost connection."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,73 @@
+"""finetune, when the machine has no more to give: one clear line, and what was reached stays usable."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stages.common.files import read_json, write_json
+from stages.finetune.__main__ import main
+from stages.finetune.checkpoint import verify
+from tests.stages.finetune_runs import Life, content
+from tests.stages.finetune_section import LORA, section
+
+CFG = section(LORA, max_steps=12, eval_every=100)
+
+
+@pytest.mark.slow
+def test_a_full_disk_keeps_the_last_checkpoint(prepared: Path) -> None:
+    """A real file system of 1 MB: one checkpoint fits beside the ballast, the next does not."""
+    work = prepared / "killed"
+    work.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(work)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("may not mount a file system here")
+    try:
+        life = Life(work, CFG)
+        life.run("committed-1")  # to see how large a checkpoint is
+        size = sum(file.stat().st_size for file in life.checkpoints()[0].rglob("*"))
+        ballast = work / "ballast"
+        ballast.write_bytes(bytes(2**20 - int(size * 1.5) - 16_384))
+        assert life.run().returncode == 1
+        line = life.refusal()
+        assert line.startswith("ValueError: no space left on the disk for the checkpoint of step 4 (")
+        assert line.endswith("free some and run again; step 2 is kept and will be gone on from")
+        assert [verify(path) for path in life.checkpoints()] == [""]
+        ballast.unlink()
+        assert life.run().returncode == 0, life.log()
+        found = content(work / "result")
+    finally:
+        subprocess.run(["umount", str(work)], check=True)
+    calm = Life(prepared / "calm", CFG).run()
+    assert found == content(calm.work / "result")
+
+
+@pytest.mark.slow
+def test_out_of_memory_is_one_clear_line(prepared: Path) -> None:
+    cfg = section(batch_size=512, row_length=1024)
+    life = Life(prepared / "killed", cfg).run("memory")
+    assert life.returncode == 1
+    line = life.refusal()
+    assert line.startswith(
+        "ValueError: not enough memory for finetune.batch_size=512 with gradient_accumulation=1: raise"
+    )
+
+
+def test_a_document_longer_than_the_context_is_one_clear_line(prepared: Path) -> None:
+    base = prepared / "models/base"
+    short = prepared / "models/short"
+    short.mkdir()
+    for file in base.resolve().iterdir():
+        (short / file.name).symlink_to(file)
+    (short / "config.json").unlink()
+    write_json(short / "config.json", read_json(base / "config.json") | {"max_position_embeddings": 8})
+    base.unlink()
+    base.symlink_to(short)
+    message = r"split train has a document of \d+ tokens, over the 8 that models/base can see .*lower prepare"
+    with pytest.raises(ValueError, match=message):
+        main(replace(CFG, samples=0))
