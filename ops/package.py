@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from stages.common.adapter import base_of
 from stages.common.files import fresh_dir, read_json, tree_digest, write_json
+from stages.common.journal import process_tags
 from stages.common.prompt import Example, Prompt, with_prompt
 from stages.common.provenance import facts
-from stages.common.store import connect, ensure_experiment, process_tags, tracking_uri
+from stages.common.store import connect, ensure_experiment, one_line, shown, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -135,12 +136,14 @@ def open_store(root: Path) -> MlflowClient:
     from mlflow.exceptions import MlflowException
 
     try:
-        return connect(root)
+        client = connect(root)
+        client.search_experiments(max_results=1)
     except MlflowException as error:
-        text = " ".join(str(error).split())
+        uri, text = shown(tracking_uri(root)), one_line(error)
         raise ValueError(
-            f"the tracking store at {tracking_uri(root)} does not answer ({text}): nothing was changed"
+            f"the tracking store at {uri} does not answer ({text}): nothing was changed"
         ) from error
+    return client
 
 
 def read_decision(folder: Path) -> tuple[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from stages.common import journal as journals
 from stages.common import mark as marks
 from stages.common.copier import Copier
-from stages.common.run import die_with_parent
+from stages.common.process import die_with_parent
 from stages.common.store import one_line
 from stages.common.target import make_target
 

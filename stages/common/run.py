@@ -5,14 +5,12 @@ A stage ends with `run(Section, main)`, and `python -m stages.<name> [variant] [
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import logging
 import os
 import random
 import resource
-import signal
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ from typing import Any, TypeVar
 
 from stages.common import provenance
 from stages.common.files import write_json
+from stages.common.process import die_with_parent, keep_freed_memory
 from stages.common.statistics import Metrics
 from stages.common.tracking import IDENTITY, Mirror, RunName, track
 
@@ -174,6 +173,7 @@ def seed_everything(section: Any) -> None:
         os.environ[name] = str(section.threads)
     # Threads that spin for long while they wait stop each other as soon as anything else runs on the machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    keep_freed_memory()
     import torch
 
     torch.manual_seed(seed)
@@ -240,11 +240,3 @@ def flat(section: Any, prefix: str = "") -> dict[str, str]:
         items = [flat(value, f"{prefix}{key}.") for key, value in section.items()]
         return {key: value for item in items for key, value in item.items()}
     return {prefix.rstrip("."): str(section)}
-
-
-def die_with_parent() -> None:
-    """End with the process that started this one: an orphan would write into the next run's outs."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() == 1:
-            sys.exit("the process that started this stage is gone")

@@ -12,20 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.common.journal import process_tags, started
+from stages.common.journal import started
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = [
-    "close_dead_runs",
-    "connect",
-    "ensure_experiment",
-    "one_line",
-    "process_tags",
-    "shown",
-    "tracking_uri",
-]
 DEAD = {"failed": "true", "error": "killed: its process is gone"}
 
 

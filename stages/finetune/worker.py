@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from stages.common.run import die_with_parent, seed_everything
+from stages.common.process import die_with_parent
+from stages.common.run import seed_everything
 from stages.common.tracking import track
 from stages.finetune.launch import FAILED, JOURNAL, read_job
 from stages.finetune.train import train

@@ -145,7 +145,11 @@ def test_a_run_carries_metrics_facts_and_log(project: Path) -> None:
     client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 5
     assert client.get_experiment(run.info.experiment_id).name == "Test-Tiny"
-    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["stage.log"]
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == [
+        "environment.txt",
+        "section.json",
+        "stage.log",
+    ]
     assert "empty tags, set LATHE_PURPOSE, LATHE_EXPERIMENT_ID" in done.stderr
 
 

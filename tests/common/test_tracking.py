@@ -166,8 +166,9 @@ def test_only_the_newest_finished_journals_stay(tmp_path: Path) -> None:
         track.start(tmp_path, NAME, {}, {}, [], follow=False)
         track.close("FINISHED")
     track.start(tmp_path, NAME, {}, {}, follow=False)  # not sent: it stays, however old
+    waiting = track.journal
+    assert waiting is not None
     track.close("FINISHED")
-    waiting = max(journals.folder(tmp_path).iterdir(), key=lambda path: path.stat().st_mtime_ns)
     waiting.rename(waiting.with_name("2000-first"))
     marks.prune(tmp_path)
     names = sorted(path.name for path in journals.folder(tmp_path).iterdir())

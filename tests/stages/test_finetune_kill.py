@@ -17,6 +17,7 @@ from tests.stages.finetune_runs import WORLDS, Life, same
 from tests.stages.finetune_section import LORA, section
 
 pytestmark = pytest.mark.slow
+SOAK = "LATHE_SOAK" in os.environ
 # A dropout, so that the state of the random numbers matters; 12 rows in batches of 2, so that a pass is 6 steps.
 CFG = section(
     replace(LORA, dropout=0.2),
@@ -30,7 +31,7 @@ CFG = section(
 LIVES = ("saving-2", "step-4", "committed-2", "renaming-2", "evaluating-1", "turn-3", "end-1")
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", WORLDS if SOAK else ["one", "ddp"])
 def test_killed_seven_times_and_identical(prepared: Path, world: str) -> None:
     cfg = replace(CFG, world=WORLDS[world])
     calm = Life(prepared / "calm", cfg).run()
@@ -47,7 +48,7 @@ def test_killed_seven_times_and_identical(prepared: Path, world: str) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.skipif("LATHE_SOAK" not in os.environ, reason="an hour: make soak")
+@pytest.mark.skipif(not SOAK, reason="an hour: make soak")
 @pytest.mark.parametrize("world", ["one", "ddp"])
 @pytest.mark.parametrize(
     "point", ["step-5", "committed-2", "saving-2", "renaming-3", "evaluating-4", "turn-6", "end-1"]
@@ -60,14 +61,14 @@ def test_killed_once_at_each_point(prepared: Path, world: str, point: str) -> No
     same(calm, life)
 
 
-KILLS = 50 if "LATHE_SOAK" in os.environ else 3
+KILLS = 50 if SOAK else 3
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("world", ["one", "ddp"])
 def test_killed_at_random_moments(prepared: Path, world: str) -> None:
     """SIGKILL to the process group; the processes that the agent started in groups of their own end with it."""
-    if world != "one" and "LATHE_SOAK" not in os.environ:
+    if world != "one" and not SOAK:
         pytest.skip("make soak")
     cfg, kills = replace(CFG, world=WORLDS[world]), KILLS if world == "one" else KILLS // 2
     began = time.monotonic()

@@ -1,0 +1,30 @@
+"""What a stage asks of the operating system for its own process: an end with its parent, and memory that stays."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+
+
+def die_with_parent() -> None:
+    """End with the process that started this one: an orphan would write into the next run's outs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() == 1:
+            sys.exit("the process that started this stage is gone")
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep blocks that torch frees: given back and taken again at every step, they cost a fifth of its time.
+
+    Peak memory may rise by what is free but kept. Elsewhere than on glibc nothing happens.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
