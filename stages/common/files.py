@@ -76,6 +76,15 @@ def fresh_dir(path: Path) -> Path:
     return path
 
 
+def sync(path: Path) -> None:
+    """Bring a file, or a folder's names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sha256(path: Path) -> str:
     """Hex digest of one file."""
     with path.open("rb") as file:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from stages.common.files import fresh_dir
+from stages.common.files import fresh_dir, sync
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -94,23 +94,15 @@ def run_shard(fn: Callable[[T, Path], None], shard: T, out_dir: Path, index: int
     try:
         fn(shard, draft)
         for path in (*draft.rglob("*"), draft):
-            _sync(path)
+            sync(path)
         draft.rename(folder)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         # Ray may try a shard again whose first worker was only taken for dead
         if not (isinstance(error, OSError) and folder.is_dir()):
             raise
-    _sync(out_dir)
+    sync(out_dir)
 
 
 def _folder(out_dir: Path, index: int) -> Path:
     return out_dir / f"{index:05d}"
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

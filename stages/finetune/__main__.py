@@ -23,8 +23,8 @@ from stages.finetune.fingerprint import fingerprint
 from stages.finetune.model import check, load
 from stages.finetune.outs import load_out, write_out
 from stages.finetune.pack import read_documents
-from stages.finetune.progress import Progress
-from stages.finetune.train import BASE, PREPARED, PROGRESS, TRAINED, enough_memory
+from stages.finetune.progress import PROGRESS, Progress
+from stages.finetune.train import BASE, PREPARED, TRAINED, enough_memory
 
 OUT = Path("models/tuned")
 PLOT, SAMPLES = Path("reports/loss.csv"), Path("reports/samples.md")

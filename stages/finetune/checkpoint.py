@@ -10,13 +10,12 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stages.common.files import fresh_dir, sha256
+from stages.common.files import fresh_dir, sha256, sync
 
 log = logging.getLogger("lathe")
 MANIFEST = "MANIFEST"
@@ -69,15 +68,13 @@ def commit(draft: Path, path: Path) -> None:
     body = json.dumps(digests, sort_keys=True)
     (draft / MANIFEST).write_text(f"{hashlib.sha256(body.encode()).hexdigest()} {body}", encoding="utf-8")
     for file in (*draft.rglob("*"), draft):
-        _sync(file)
+        sync(file)
     old = path.with_name(f".{path.name}.old")
     remove(old)
-    if (
-        path.exists()
-    ):  # of an earlier life of this run, or the best so far; it goes only when the new one has its name
+    if path.exists():  # of an earlier life, or the best so far: it goes only when the new one has its name
         path.rename(old)
     draft.rename(path)
-    _sync(path.parent)
+    sync(path.parent)
     remove(old)
 
 
@@ -139,11 +136,3 @@ def _digests(folder: Path) -> dict[str, str]:
         return {
             file.relative_to(folder).as_posix(): digest for file, digest in zip(files, digests, strict=True)
         }
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

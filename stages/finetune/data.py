@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,34 +118,47 @@ def _nothing(cfg: Finetune, prepared: Path) -> str:
 
 
 def _rows(cfg: Finetune, prepared: Path, split: str) -> Data:
-    import pyarrow.compute as pc
-
     table = read_rows(prepared / f"{split}.parquet", cfg.row_length)
-    lengths = [np.asarray(row, np.int64) for row in table["lengths"].to_pylist()]
-    learned = [int((np.asarray(row) != IGNORED).sum()) for row in table["labels"].to_pylist()]
-    tokens = pc.list_value_length(table["input_ids"]).to_numpy().astype(np.int64)
-    squares = np.array([int((row**2).sum()) for row in lengths], np.int64)
-    longest = max((int(row.max()) for row in lengths), default=0)
-    return Data(table, tokens, squares, np.array(learned, np.int64), longest)
+    squares = _sums(table["lengths"], lambda length: length**2)
+    longest = int(_flat(table["lengths"]).max(initial=0))
+    return Data(table, _sizes(table["input_ids"]), squares, _sums(table["labels"], _learned), longest)
 
 
 def _pairs(prepared: Path, split: str) -> Data:
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     table = pq.read_table(prepared / "pairs.parquet", filters=[("split", "=", split)])
-    sizes = [
-        pc.list_value_length(table[f"{side}_ids"]).to_numpy().astype(np.int64)
-        for side in ("chosen", "rejected")
-    ]
-    learned = [
-        sum(int((np.asarray(row[f"{side}_labels"]) != IGNORED).sum()) for side in ("chosen", "rejected"))
-        for row in table.select(["chosen_labels", "rejected_labels"]).to_pylist()
-    ]
+    chosen, rejected = (_sizes(table[f"{side}_ids"]) for side in ("chosen", "rejected"))
+    learned = [_sums(table[f"{side}_labels"], _learned) for side in ("chosen", "rejected")]
     names = ["chosen_ids", "chosen_labels", "rejected_ids", "rejected_labels"]
-    longest = int(max(size.max(initial=0) for size in sizes))
-    squares = sizes[0] ** 2 + sizes[1] ** 2
-    return Data(table.select(names), sizes[0] + sizes[1], squares, np.array(learned, np.int64), longest)
+    longest = int(max(chosen.max(initial=0), rejected.max(initial=0)))
+    return Data(
+        table.select(names), chosen + rejected, chosen**2 + rejected**2, learned[0] + learned[1], longest
+    )
+
+
+def _learned(labels: Numbers) -> Numbers:
+    return np.asarray(labels != IGNORED, np.int64)
+
+
+def _sizes(lists: Any) -> Numbers:
+    import pyarrow.compute as pc
+
+    return np.asarray(pc.list_value_length(lists).to_numpy(), np.int64)
+
+
+def _flat(lists: Any) -> Numbers:
+    import pyarrow.compute as pc
+
+    return np.asarray(pc.list_flatten(lists).to_numpy(), np.int64)
+
+
+def _sums(lists: Any, of: Callable[[Numbers], Numbers]) -> Numbers:
+    """Of each row's list the sum of `of` its numbers, without a Python object for each: a large split has billions."""
+    running = np.concatenate([np.zeros(1, np.int64), np.cumsum(of(_flat(lists)))])
+    sizes = _sizes(lists)
+    ends: Numbers = np.cumsum(sizes)
+    return np.asarray(running[ends] - running[ends - sizes], np.int64)
 
 
 def read_pairs(prepared: Path, split: str) -> list[Documents]:

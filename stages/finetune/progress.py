@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stages.common.files import write_text
 
+PROGRESS = "progress.json"
 PLOTTED = 500
 REMEDY = "lower finetune.learning_rate, lengthen finetune.warmup_steps or lower finetune.max_grad_norm"
 

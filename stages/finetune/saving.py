@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
 
-from stages.finetune.checkpoint import Checkpoints, commit, write_safely
+from stages.finetune.checkpoint import DRAFT, Checkpoints, commit, write_safely
 from stages.finetune.config import Finetune, Strategy
-from stages.finetune.progress import Progress
-
-PROGRESS = "progress.json"
+from stages.finetune.progress import PROGRESS, Progress
 
 
 class Saving(Trainer):  # type: ignore[misc]
@@ -38,7 +37,7 @@ class Saving(Trainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
-        self._write(f"the checkpoint of step {step}", self.checkpoints.path(step), self._save_state)
+        self.write(f"the checkpoint of step {step}", self.checkpoints.path(step), self._save_state)
         self.saved = time.monotonic()
 
     def _save_state(self, draft: Path) -> None:
@@ -57,9 +56,9 @@ class Saving(Trainer):  # type: ignore[misc]
         if self.args.should_save:
             self.accelerator.unwrap_model(self.model).save_pretrained(folder, state_dict=state)
 
-    def _write(self, what: str, path: Path, save: Any) -> None:
+    def write(self, what: str, path: Path, save: Callable[[Path], None]) -> None:
         """All processes save into one draft; the first one makes it, and gives it its name when all are done."""
-        draft = self.checkpoints.folder / ".draft"
+        draft = self.checkpoints.folder / DRAFT
         last = self.checkpoints.latest_step()
         remains = f"step {last} is kept and will be gone on from" if last else "it will start again"
 

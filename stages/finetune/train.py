@@ -15,17 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages.finetune.checkpoint import commit, remove, verify, write_safely
+from stages.finetune.checkpoint import MANIFEST, remove, verify
 from stages.finetune.checks import QUANTISED
 from stages.finetune.config import Finetune, Method, Objective, Precision, Strategy
 from stages.finetune.data import Data, read_split
 from stages.finetune.model import load
 from stages.finetune.order import order_of, total_steps
-from stages.finetune.progress import Progress
+from stages.finetune.progress import PROGRESS, Progress
 
 log = logging.getLogger("lathe")
 PREPARED, BASE = Path("data/prepared"), Path("models/base")
-RESULT, TRAINED, PROGRESS = "result", "trained", "progress.json"
+RESULT, TRAINED = "result", "trained"
 
 
 def train(cfg: Finetune, work: Path) -> None:
@@ -98,24 +98,16 @@ def _good(trainer: Any, work: Path) -> Path | None:
 
 def _finish(trainer: Any, work: Path) -> None:
     """Write result/ as a whole: the best weights where they were asked for, or the last."""
-    draft, best = work / ".result", work / "best"
+    trainer.write("the trained weights", work / RESULT, lambda draft: _lay_out(trainer, work, draft))
 
-    def save() -> None:
-        if trainer.args.should_save:
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
-        trainer.accelerator.wait_for_everyone()
-        if trainer.cfg.keep_best and trainer.progress.evaluations:
-            if trainer.args.should_save:
-                shutil.copytree(best, draft / TRAINED, ignore=shutil.ignore_patterns("MANIFEST"))
-        else:
-            trainer.save_weights(draft / TRAINED)
-        if trainer.args.should_save:
-            trainer.progress.write(draft / PROGRESS)
-            commit(draft, work / RESULT)
-        trainer.accelerator.wait_for_everyone()
 
-    write_safely(f"the trained weights ({work})", "it goes on from the last checkpoint", save)
+def _lay_out(trainer: Any, work: Path, draft: Path) -> None:
+    if not (trainer.cfg.keep_best and trainer.progress.evaluations):
+        trainer.save_weights(draft / TRAINED)
+    elif trainer.args.should_save:
+        shutil.copytree(work / "best", draft / TRAINED, ignore=shutil.ignore_patterns(MANIFEST))
+    if trainer.args.should_save:
+        trainer.progress.write(draft / PROGRESS)
 
 
 def _trainer(cfg: Finetune, tokenizer: Any, splits: tuple[Data, Data]) -> Any:

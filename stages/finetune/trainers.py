@@ -22,8 +22,8 @@ from stages.finetune.data import Data, collate_pairs, collate_rows, padding
 from stages.finetune.head import project_supervised_only
 from stages.finetune.measure import Meter
 from stages.finetune.order import Order
-from stages.finetune.progress import Progress
-from stages.finetune.saving import PROGRESS, Saving
+from stages.finetune.progress import PROGRESS, Progress
+from stages.finetune.saving import Saving
 
 
 class Exact(Saving):
@@ -92,9 +92,8 @@ class Exact(Saving):
         step = self.state.global_step
         if step == len(self.progress.losses) and step != self.meter.last:
             last = step == self.state.max_steps
-            self.state.epoch = (
-                step * self.cfg.batch_size / len(self.rows)
-            )  # the trainer counts from where it resumed
+            # The trainer itself counts from where it resumed
+            self.state.epoch = step * self.cfg.batch_size / len(self.rows)
             self.control.should_evaluate = bool(len(self.heldout)) and (
                 step % self.cfg.eval_every == 0 or last
             )
@@ -123,7 +122,7 @@ class Exact(Saving):
         model.train()
         better = self.progress.evaluated(step, loss)
         if better and self.cfg.keep_best:
-            self._write("the best weights so far", self.work / "best", self.save_weights)
+            self.write("the best weights so far", self.work / "best", self.save_weights)
         self.meter.evaluated(step, {"loss": loss} | self._observed("eval"))
         found = {"eval_loss": loss}
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)

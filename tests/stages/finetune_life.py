@@ -87,10 +87,10 @@ POINTS: dict[str, tuple[Any, str, int, bool]] = {
         0,
         False,
     ),  # weights and optimizer are in the draft, no more
-    "renaming": (checkpoint, "_sync", 0, False),  # the manifest is written, the draft has no name yet
+    "renaming": (checkpoint, "sync", 0, False),  # the manifest is written, the draft has no name yet
     "evaluating": (trainers.Exact, "_heldout_loss", 0, False),
     "turn": (trainers.Exact, "_maybe_log_save_evaluate", 0, False),  # when the pass has just ended
-    "end": (train, "commit", 0, False),  # all is trained, the result has no name yet
+    "end": (train, "_lay_out", 0, True),  # all is trained, the result has no name yet
 }
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from stages.common.run import seed_everything
 from stages.finetune.config import Finetune
 from stages.finetune.pack import IGNORED, Documents
-from stages.finetune.progress import Progress
-from stages.finetune.train import PROGRESS, RESULT, train
+from stages.finetune.progress import PROGRESS, Progress
+from stages.finetune.train import RESULT, train
 from stages.prepare.tokens.pack import pack
 
 NUMBERS = pa.list_(pa.int32())

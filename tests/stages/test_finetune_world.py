@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from stages.finetune.config import Finetune, Objective, Strategy, World
-from stages.finetune.progress import Progress
-from stages.finetune.train import PROGRESS, RESULT
+from stages.finetune.progress import PROGRESS, Progress
+from stages.finetune.train import RESULT
 from tests.stages.finetune_runs import ROOT, WORLDS, Life, content
 from tests.stages.finetune_section import FULL, LORA, section
 
