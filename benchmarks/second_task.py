@@ -30,7 +30,7 @@ from stages.prepare.config import Prepare
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FULL = MethodConfig("full", Method.full, 0, 0, 0.0, [], False, False, Weights.fp32, True)
-LORA = MethodConfig("lora", Method.lora, 8, 16, 0.0, TARGETS, False, False, Weights.fp32, True)
+LORA = MethodConfig("lora", Method.lora, 6, 12, 0.0, TARGETS, False, False, Weights.fp32, True)
 CONTENDERS = {"full": (FULL, 0.001), "lora": (LORA, 0.005)}
 STEPS, HELD_OUT = 600, 400
 

@@ -3,7 +3,8 @@
 ours          the stage's training, packed rows, tracking on
 bare          the same work as a plain PyTorch loop: what the framework around it costs
 lean          the same without token accuracy, entropy and deterministic mode: what these cost
-padded        transformers' Trainer with its defaults
+padded        transformers' Trainer with its defaults, in the same precision as ours
+padded-default    transformers' Trainer with its defaults: fp32
 trl           `trl sft` with its defaults, in the same precision as ours
 trl-default   `trl sft` with its defaults: bf16
 trl-packing   `trl sft --packing` with ours' row length and rows a batch, in the same precision
@@ -42,7 +43,17 @@ THREADS = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THR
     "HF_HOME": str(SCRATCH / "huggingface"),
     "DO_NOT_TRACK": "true",
 }
-SIDES = ("ours", "bare", "lean", "padded", "trl", "trl-default", "trl-packing", "trl-stored")
+SIDES = (
+    "ours",
+    "bare",
+    "lean",
+    "padded",
+    "padded-default",
+    "trl",
+    "trl-default",
+    "trl-packing",
+    "trl-stored",
+)
 Rounds = list[dict[str, Measured]]
 
 
@@ -89,8 +100,8 @@ def _side(name: str) -> str:
 
 
 def _usual(precision: str) -> list[str]:
-    """In bf16, `trl-default` is `trl`."""
-    return ["bare", "padded", "trl", *(["trl-default"] if precision == "fp32" else [])]
+    """In bf16, `trl-default` is `trl`; in fp32, `padded-default` is `padded`."""
+    return ["bare", "padded", "trl", "trl-default" if precision == "fp32" else "padded-default"]
 
 
 def _corpus(lengths: str, shape: str, count: int) -> Path:
@@ -118,6 +129,8 @@ def _command(side: str, folder: Path, precision: str, out: Path) -> list[str]:
     """Module and arguments of a side."""
     if side == "lean":
         return ["benchmarks.finetune.bare", str(folder), precision, str(out), "lean"]
+    if side == "padded-default":
+        return ["benchmarks.finetune.padded", str(folder), "fp32", str(out)]
     if not side.startswith("trl"):
         return [f"benchmarks.finetune.{side}", str(folder), precision, str(out)]
     lengths = LENGTHS[folder.name.partition("-")[0]]

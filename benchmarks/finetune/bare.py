@@ -103,7 +103,7 @@ def _optimizer(cfg: Finetune, model: Any, steps: int) -> tuple[Any, Any]:
         {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=cfg.learning_rate, fused=True)
-    return optimizer, get_scheduler(cfg.scheduler, optimizer, cfg.warmup_steps, steps)
+    return optimizer, get_scheduler(cfg.scheduler.name, optimizer, cfg.warmup_steps, steps)
 
 
 def _autocast(cfg: Finetune) -> AbstractContextManager[Any]:

@@ -7,16 +7,22 @@ import os
 import platform
 import signal
 import sys
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
-def die_with_parent() -> None:
-    """End with the process that started this one: an orphan would write into the next run's outs."""
+def die_with_parent(parent: int | None = None) -> None:
+    """End with the process that started this one: an orphan would write into the next run's outs.
+
+    `parent` is its pid where it is known; else process 1 as the parent means that the real one is gone, unless DVC
+    itself is process 1, as in a container.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() == 1:
-            sys.exit("the process that started this stage is gone")
+        now = os.getppid()
+        if now != parent if parent else now == 1 and b"dvc" not in Path("/proc/1/cmdline").read_bytes():
+            sys.exit("the process that started this one is gone")
 
 
 def keep_freed_memory() -> None:

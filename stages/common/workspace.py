@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from stages.common import provenance
 
 log = logging.getLogger("lathe")
+KEPT = 7 * 24 * 3600.0
 
 
 @contextmanager
@@ -20,7 +22,8 @@ def workspace(stage: str, fingerprint: str) -> Iterator[Path]:
     """The folder $DVC_ROOT/.ckpt/<stage>-<fingerprint>: removed on success, kept on failure, for the next run.
 
     The fingerprint is a digest of everything that the stage's work depends on. Another run with the same one is
-    waited for. Folders of the stage with other fingerprints go, unless a run is working there.
+    waited for. Folders of the stage with other fingerprints go when nothing was written to them for KEPT seconds,
+    unless a run is working there: a killed run is taken up again after others have run.
     """
     root = provenance.root() / ".ckpt"
     path = root / f"{stage}-{fingerprint}"
@@ -39,19 +42,24 @@ def workspace(stage: str, fingerprint: str) -> Iterator[Path]:
 
 
 def _prune(path: Path) -> None:
-    """Remove a folder whose lock is free."""
+    """Remove a folder whose lock is free and whose last sign of life is long past."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:  # another run has removed it
         return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is(path, handle):
+        if _is(path, handle) and time.time() - _last_written(path) > KEPT:
             _remove(path)
     except BlockingIOError:
         log.info("%s: in use, kept", path)
     finally:
         os.close(handle)
+
+
+def _last_written(path: Path) -> float:
+    """When a file or folder two levels down was last changed, in seconds since the epoch: checkpoints, shards."""
+    return max(entry.stat().st_mtime for entry in (path, *path.glob("*"), *path.glob("*/*")))
 
 
 def _lock(path: Path) -> int:

@@ -10,15 +10,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from stages.common.files import write_text
+from stages.common.files import read_json, write_json, write_text
 from stages.common.run import run
 from stages.common.statistics import Metrics, bootstrap, exact, paired_difference, wilson
 from stages.common.tracking import track
 from stages.common.workspace import workspace
 from stages.finetune import launch
+from stages.finetune.checkpoint import write_safely
 from stages.finetune.config import Finetune, Init, Objective
-from stages.finetune.data import check_context, check_packing, padding, read_pairs
-from stages.finetune.evaluate import generate, heldout_losses, preferences, samples_page
+from stages.finetune.data import check_context, check_heldout, check_packing, padding, read_pairs
+from stages.finetune.evaluate import generate, give_back_memory, heldout_losses, preferences, samples_page
 from stages.finetune.fingerprint import fingerprint
 from stages.finetune.model import check, load
 from stages.finetune.outs import load_out, write_out
@@ -26,33 +27,53 @@ from stages.finetune.pack import read_documents
 from stages.finetune.progress import PROGRESS, Progress
 from stages.finetune.train import BASE, PREPARED, TRAINED, enough_memory
 
-OUT = Path("models/tuned")
+OUT, BEFORE = Path("models/tuned"), "before.json"
+KEPT = "what was trained is kept, and the next run writes it"
 PLOT, SAMPLES = Path("reports/loss.csv"), Path("reports/samples.md")
 
 
 def main(cfg: Finetune) -> Metrics:
     """Train, write the outs, and measure what the model learned on the held-out rows (nats) and pairs."""
+    launch.choose_device(cfg)
     check(cfg, BASE)
+    check_heldout(cfg, PREPARED)
     check_context(cfg, PREPARED, BASE)
     with workspace("finetune", fingerprint(cfg)) as work:
-        before = measure(cfg, untrained(cfg))
+        before = _before(cfg, work / BEFORE)
+        give_back_memory()
         found = launch.run(cfg, work)
+        give_back_memory()
         progress = Progress.read(found / PROGRESS)
-        write_out(cfg, BASE, found / TRAINED, OUT)
-        after = measure(cfg, load_out(OUT, BASE))
-    progress.plot(PLOT)
-    write_text(SAMPLES, samples_page(before["samples"], after["samples"]))
-    track.artifact(PLOT)
-    track.artifact(SAMPLES)
+        write_safely(str(OUT), KEPT, lambda: write_out(cfg, BASE, found / TRAINED, OUT))
+        after = measure(cfg, load_out(OUT, BASE, cfg.method.weights))
+        write_safely(str(PLOT.parent), KEPT, lambda: _report(progress, before, after))
     return _metrics(cfg, progress, before, after)
+
+
+def _before(cfg: Finetune, path: Path) -> dict[str, Any]:
+    """Measured once, also where a killed run is taken up again."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = measure(cfg, untrained(cfg))
+        write_safely(str(path), "nothing is trained yet", lambda: write_json(path, found))
+    found = read_json(path)
+    assert isinstance(found, dict)
+    return found
 
 
 def untrained(cfg: Finetune) -> Any:
     """The model that training starts from, without adapters: they do nothing yet. ValueError if it cannot pack."""
-    model = load_out(BASE, BASE) if cfg.init is Init.base else load(cfg, BASE)
+    model = load_out(BASE, BASE, cfg.method.weights) if cfg.init is Init.base else load(cfg, BASE)
     if cfg.objective is Objective.sft:
         check_packing(model, BASE)
     return model
+
+
+def _report(progress: Progress, before: dict[str, Any], after: dict[str, Any]) -> None:
+    progress.plot(PLOT)
+    write_text(SAMPLES, samples_page(before["samples"], after["samples"]))
+    track.artifact(PLOT)
+    track.artifact(SAMPLES)
 
 
 def measure(cfg: Finetune, model: Any) -> dict[str, Any]:

@@ -18,6 +18,11 @@ def check_values(cfg: Finetune) -> None:
     _method(cfg.method)
     _random_start(cfg)
     _preference(cfg)
+    if cfg.objective is Objective.dpo and cfg.method.dropout:
+        raise ValueError(
+            f"method.dropout={cfg.method.dropout} (conf/method/{cfg.method.name}.yaml) with finetune.objective=dpo: "
+            "policy and reference are compared without dropout; set method.dropout=0"
+        )
     if cfg.method.weights in QUANTISED and cfg.world.strategy is Strategy.fsdp:
         raise ValueError(
             f"finetune.world.strategy=fsdp cannot shard method.weights={cfg.method.weights.name} "

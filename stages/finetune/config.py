@@ -58,6 +58,16 @@ class Init(Enum):
     random = "the base's architecture with fresh weights: the ablation that shows what pretraining gave"
 
 
+class Scheduler(Enum):
+    """How the learning rate goes after the warm-up; transformers' names, of those that need no further number."""
+
+    constant_with_warmup = "stays"
+    linear = "falls to 0 in a line"
+    cosine = "falls to 0 along half a cosine"
+    polynomial = "falls in a line to 1e-7"
+    inverse_sqrt = "falls with the square root of the steps"
+
+
 @dataclass
 class MethodConfig:
     """conf/method/<name>.yaml."""
@@ -111,7 +121,7 @@ class Finetune:
     gradient_checkpointing: bool
     row_length: int
     learning_rate: float
-    scheduler: str
+    scheduler: Scheduler
     warmup_steps: int
     weight_decay: float
     max_grad_norm: float

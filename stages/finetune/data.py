@@ -50,6 +50,15 @@ def read_split(cfg: Finetune, prepared: Path, split: str) -> Data:
     return data
 
 
+def check_heldout(cfg: Finetune, prepared: Path) -> None:
+    """Raise ValueError where the held-out loss is to decide and there are no held-out rows."""
+    if (cfg.keep_best or cfg.patience) and not len(read_split(cfg, prepared, "valid")):
+        raise ValueError(
+            f"finetune.keep_best={cfg.keep_best}, patience={cfg.patience} (params.yaml) need a held-out loss, and "
+            f"{prepared} has no row of split valid: raise prepare.valid_share, or set keep_best=false and patience=0"
+        )
+
+
 def check_context(cfg: Finetune, prepared: Path, base: Path) -> None:
     """Raise ValueError where a document is longer than what the base can see; of packed rows only documents count."""
     from transformers import AutoConfig

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from stages.finetune.config import Finetune
 from stages.finetune.data import padding
 from stages.finetune.pack import IGNORED, Documents
+
+LOGITS = 1 << 28  # of a pass at most, in fp32 1 GiB
 
 
 def heldout_losses(model: Any, documents: Documents, pad: int, batch_size: int) -> list[float]:
@@ -16,8 +19,13 @@ def heldout_losses(model: Any, documents: Documents, pad: int, batch_size: int) 
     order = sorted(range(len(documents)), key=lambda index: len(documents[index][0]))
     losses = [0.0] * len(documents)
     model.eval()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    while order:
+        widths = [len(documents[index][0]) for index in order[:batch_size]]
+        fit = next(
+            (n for n, width in enumerate(widths) if (n + 1) * width * vocabulary > LOGITS), len(widths)
+        )
+        chosen, order = order[: max(1, fit)], order[max(1, fit) :]
         width = max(len(documents[index][0]) for index in chosen)
         ids = torch.full((len(chosen), width), pad)
         labels = torch.full((len(chosen), width), IGNORED)
@@ -48,10 +56,21 @@ def _nll(model: Any, ids: Any, labels: Any) -> Any:
     import torch
 
     with torch.no_grad():  # right padding under a causal mask: no document sees it
-        logits = model(input_ids=ids.to(model.device)).logits[:, :-1].float().cpu()
-    return torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
-    ).sum(1)
+        logits = model(input_ids=ids.to(model.device), use_cache=False).logits[:, :-1].float()
+        targets = labels[:, 1:].to(model.device)
+        losses = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+        )
+    return losses.sum(1).cpu()
+
+
+def give_back_memory() -> None:
+    """Free what nobody refers to any more, on the GPU too: the next model, and other processes, need it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def generate(model: Any, tokenizer: Any, documents: Documents, cfg: Finetune) -> list[tuple[str, str, str]]:

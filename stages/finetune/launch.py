@@ -7,6 +7,7 @@ children and end with it. On further machines `python -m stages.finetune.node` r
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import asdict
 from enum import Enum
@@ -20,7 +21,8 @@ from stages.finetune.train import result, train
 
 JOB, FAILED = "job.json", "failed.txt"
 WORKER = "stages.finetune.worker"
-RENDEZVOUS, JOURNAL = "LATHE_RENDEZVOUS", "LATHE_JOURNAL"
+RENDEZVOUS, JOURNAL, PARENT = "LATHE_RENDEZVOUS", "LATHE_JOURNAL", "LATHE_PARENT"
+MEETING = 3600  # seconds that a machine waits for the others: the first one measures the base meanwhile
 
 
 def run(cfg: Finetune, work: Path) -> Path:
@@ -33,17 +35,37 @@ def run(cfg: Finetune, work: Path) -> Path:
         if cfg.world.nodes * cfg.world.processes == 1:
             train(cfg, work)
         else:
-            os.environ[JOURNAL] = str(track.journal or "")
-            write_json(work / JOB, plain(asdict(cfg)))
-            agent(cfg, work)
+            os.environ[JOURNAL] = str(track.journal.resolve() if track.journal else "")
+            write_json(work / JOB, plain(asdict(cfg)) | {"journal": os.environ[JOURNAL]})
+            try:
+                agent(cfg, work)
+            finally:  # a further machine would join a run that is over
+                (work / JOB).unlink()
         found = result(work)
     assert found is not None
     return found
 
 
+def choose_device(cfg: Finetune) -> None:
+    """One process takes the first GPU alone: transformers would spread it over all. Before CUDA starts.
+
+    Raises ValueError where more processes are asked for than there are GPUs.
+    """
+    import torch
+
+    if cfg.world.nodes * cfg.world.processes == 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    elif 0 < torch.cuda.device_count() < cfg.world.processes:
+        raise ValueError(
+            f"finetune.world.processes={cfg.world.processes} (conf/world/{cfg.world.name}.yaml): this machine has "
+            f"{torch.cuda.device_count()} GPUs; take as many processes, or fewer"
+        )
+
+
 def agent(cfg: Finetune, work: Path) -> None:
     """Start this machine's processes and wait for them. Raises ValueError when one fails."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     (work / FAILED).unlink(missing_ok=True)
@@ -55,30 +77,36 @@ def agent(cfg: Finetune, work: Path) -> None:
         run_id=work.name,
         rdzv_backend="c10d",
         rdzv_endpoint=_endpoint(cfg),
+        rdzv_configs={"join_timeout": MEETING, "read_timeout": MEETING},
         max_restarts=0,
     )
+    os.environ[PARENT] = str(os.getpid())
     try:
         elastic_launch(config, sys.executable)("-m", WORKER, str(work.resolve()))
     except ChildFailedError as error:
         if (work / FAILED).is_file():
             raise ValueError((work / FAILED).read_text(encoding="utf-8")) from error
         rank, failure = error.get_first_failure()
-        how = (
-            f"was killed by signal {-failure.exitcode}, most likely out of memory"
-            if failure.exitcode < 0
-            else "failed"
-        )
+        how = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else "failed"
+        if failure.exitcode == -signal.SIGKILL:
+            how += ", most likely out of memory"
         raise ValueError(
             f"process {rank} of {world.nodes * world.processes} {how} (its own words are above); the next run goes on "
             "from the last checkpoint"
         ) from error
+    except RendezvousError as error:
+        raise ValueError(
+            f"the {world.nodes} machines did not meet at {config.rdzv_endpoint} within {MEETING} s "
+            f"({' '.join(str(error).split())[:160]}): is {RENDEZVOUS} the first machine's address on each of them?"
+        ) from error
 
 
-def read_job(work: Path) -> Finetune:
-    """The section that `run` wrote down for the processes it starts."""
+def read_job(path: Path) -> Finetune:
+    """The section that `run` wrote down for the processes it starts: <work>/job.json."""
     from omegaconf import OmegaConf
 
-    made = OmegaConf.merge(OmegaConf.structured(Finetune), OmegaConf.create(read_json(work / JOB)))
+    values = {name: value for name, value in read_json(path).items() if name != "journal"}
+    made = OmegaConf.merge(OmegaConf.structured(Finetune), OmegaConf.create(values))
     section = OmegaConf.to_object(made)
     assert isinstance(section, Finetune)
     return section

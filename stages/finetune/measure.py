@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import resource
 import time
 from typing import Any
@@ -22,8 +23,10 @@ from stages.finetune.data import Data
 from stages.finetune.order import Order
 from stages.finetune.progress import Progress
 
-# Dense tensor-core peaks in FLOP/s, from NVIDIA's data sheets: (bf16, fp32 outside the tensor cores).
+# Dense tensor-core peaks in FLOP/s, from NVIDIA's data sheets: (bf16, fp32 outside the tensor cores). A key is a whole
+# word of the device's name, and the first that fits counts.
 PEAKS = {
+    "H100 PCIe": (756e12, 51e12),
     "H200": (989e12, 67e12),
     "H100": (989e12, 67e12),
     "A100": (312e12, 19.5e12),
@@ -33,6 +36,7 @@ PEAKS = {
     "T4": (65e12, 8.1e12),
 }
 SYSTEM_SECONDS = 10.0
+REFERENCE = ".ref."  # TRL's name for the frozen copy of an adapter that DPO compares with
 
 
 class Meter:
@@ -100,8 +104,9 @@ class Meter:
             "memory_mib": _resident(),
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "cpu_cores": (cpu - self._cpu) / span,
-            "compute_share": self._work / span,
-        } | _gpu()
+        }
+        # On a GPU the clock would see the launch of the work alone
+        values |= _gpu() or {"compute_share": self._work / span}
         for name, value in values.items():
             track.metric(f"system/rank{self.rank}/{name}", value, step)
         self._sampled, self._cpu, self._work = now, cpu, 0.0
@@ -113,10 +118,10 @@ def _costs(model: Any, reference: bool) -> tuple[float, float]:
     inputs = model.get_input_embeddings().weight
     body = 0.0
     for name, parameter in model.named_parameters():
-        if parameter is not head and parameter is not inputs:
+        if parameter is not head and parameter is not inputs and REFERENCE not in name:
             body += _cost(
                 parameter, reference and "lora_" not in name
-            )  # the reference's adapters are switched off
+            )  # the reference's own few are left out
     return body, _cost(head, reference)
 
 
@@ -142,7 +147,7 @@ def peak(model: Any, cfg: Finetune) -> float:
     if not torch.cuda.is_available():
         return _measured(cfg)
     name = torch.cuda.get_device_name()
-    known = next((value for key, value in PEAKS.items() if key in name), None)
+    known = next((value for key, value in PEAKS.items() if re.search(rf"\b{key}\b", name)), None)
     return known[0 if cfg.precision is Precision.bf16 else 1] if known else _measured(cfg)
 
 

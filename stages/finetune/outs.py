@@ -40,15 +40,19 @@ def write_out(cfg: Finetune, base: Path, trained: Path, out: Path) -> None:
     draft.rename(out)
 
 
-def load_out(out: Path, base: Path) -> Any:
-    """The model as anybody would load it, fp32, in evaluation mode. Raises ValueError on an adapter of another base."""
+def load_out(out: Path, base: Path, weights: Weights = Weights.fp32) -> Any:
+    """The model as anybody would load it, in evaluation mode: fp32 if `weights` are, else bf16, to fit where they do.
+
+    Raises ValueError on an adapter of another base.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     adapter = (out / CONFIG).is_file()
     if adapter:
         check_base(out, base)
-    model = AutoModelForCausalLM.from_pretrained(base if adapter else out, dtype=torch.float32).eval()
+    dtype = torch.float32 if weights is Weights.fp32 else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(base if adapter else out, dtype=dtype).eval()
     return attach(model, out) if adapter else model
 
 

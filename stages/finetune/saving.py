@@ -17,6 +17,8 @@ from stages.finetune.checkpoint import DRAFT, Checkpoints, commit, write_safely
 from stages.finetune.config import Finetune, Strategy
 from stages.finetune.progress import PROGRESS, Progress
 
+SHARE = 20  # checkpoints that take long are rarer: at most a twentieth of the time goes into them
+
 
 class Saving(Trainer):  # type: ignore[misc]
     """The part of a trainer that writes checkpoints and weights."""
@@ -26,6 +28,7 @@ class Saving(Trainer):  # type: ignore[misc]
     progress: Progress
     rank: int
     saved: float
+    saving = 0.0  # seconds that the last checkpoint took
 
     def _due(self) -> bool:
         """Whether the first process wants a checkpoint after this step: every so many steps, or minutes."""
@@ -33,12 +36,14 @@ class Saving(Trainer):  # type: ignore[misc]
             return False
         if every := int(os.environ.get("LATHE_CHECKPOINT_STEPS", "0")):
             return (len(self.progress.losses) + 1) % every == 0
-        return time.monotonic() - self.saved > float(os.environ.get("LATHE_CHECKPOINT_SECONDS", "300"))
+        wanted = float(os.environ.get("LATHE_CHECKPOINT_SECONDS", "300"))
+        return time.monotonic() - self.saved > max(wanted, SHARE * self.saving)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        step = self.state.global_step
+        step, began = self.state.global_step, time.monotonic()
         self.write(f"the checkpoint of step {step}", self.checkpoints.path(step), self._save_state)
         self.saved = time.monotonic()
+        self.saving = self.saved - began
 
     def _save_state(self, draft: Path) -> None:
         """Weights, optimizer, schedule, random states and progress, the trainer's own way, into a draft."""

@@ -26,6 +26,12 @@ from stages.finetune.progress import PROGRESS, Progress
 log = logging.getLogger("lathe")
 PREPARED, BASE = Path("data/prepared"), Path("models/base")
 RESULT, TRAINED = "result", "trained"
+NO_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "Cannot allocate memory",
+)  # CUDA, CPU
 
 
 def train(cfg: Finetune, work: Path) -> None:
@@ -62,7 +68,7 @@ def enough_memory(cfg: Finetune) -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         text = str(error)
-        if not isinstance(error, MemoryError) and "memory" not in text:
+        if not isinstance(error, MemoryError) and not any(words in text for words in NO_MEMORY):
             raise
         raise ValueError(
             f"not enough memory for finetune.batch_size={cfg.batch_size} with gradient_accumulation="
@@ -121,7 +127,7 @@ def _trainer(cfg: Finetune, tokenizer: Any, splits: tuple[Data, Data]) -> Any:
     kind = Dpo if cfg.objective is Objective.dpo else Sft
     model = load(cfg, BASE)
     if cfg.objective is Objective.dpo and cfg.method.kind is Method.full:
-        extra = {"ref_model": copy.deepcopy(model).eval()}  # an adapter is switched off instead
+        extra = {"ref_model": copy.deepcopy(model).eval()}  # of an adapter TRL keeps a frozen copy itself
     else:
         extra = {}
     trainer = kind(
@@ -154,7 +160,7 @@ def _arguments(cfg: Finetune, steps: int) -> Any:
         "gradient_accumulation_steps": cfg.gradient_accumulation,
         "gradient_checkpointing": cfg.gradient_checkpointing,
         "learning_rate": cfg.learning_rate,
-        "lr_scheduler_type": cfg.scheduler,
+        "lr_scheduler_type": cfg.scheduler.name,
         "warmup_steps": cfg.warmup_steps,
         "weight_decay": cfg.weight_decay,
         "max_grad_norm": cfg.max_grad_norm,
@@ -177,5 +183,6 @@ def _arguments(cfg: Finetune, steps: int) -> Any:
     }
     warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated")  # TRL's own name for it
     if cfg.objective is Objective.dpo:
-        return DPOConfig(**given, beta=cfg.preference.beta, loss_type=[cfg.preference.loss.name])
+        loss = [cfg.preference.loss.name]
+        return DPOConfig(**given, beta=cfg.preference.beta, loss_type=loss, disable_dropout=True)
     return SFTConfig(**given, packing=False, dataset_kwargs={"skip_prepare_dataset": True})

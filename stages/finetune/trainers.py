@@ -20,7 +20,7 @@ from stages.finetune.checkpoint import Checkpoints
 from stages.finetune.config import Finetune
 from stages.finetune.data import Data, collate_pairs, collate_rows, padding
 from stages.finetune.head import project_supervised_only
-from stages.finetune.measure import Meter
+from stages.finetune.measure import REFERENCE, Meter
 from stages.finetune.order import Order
 from stages.finetune.progress import PROGRESS, Progress
 from stages.finetune.saving import Saving
@@ -198,6 +198,6 @@ class _Remaining:
 
 
 def _trained_share(model: Any) -> float:
-    parameters = list(model.parameters())
+    parameters = [parameter for name, parameter in model.named_parameters() if REFERENCE not in name]
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     return float(trained / sum(parameter.numel() for parameter in parameters))

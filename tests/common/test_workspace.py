@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from stages.common.workspace import workspace
+from stages.common.workspace import KEPT, workspace
 from tests.common.shard_work import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,13 +47,18 @@ def test_removed_on_success_kept_on_failure(ckpt: Path) -> None:
     assert names(ckpt) == []
 
 
-def test_others_of_the_stage_go(ckpt: Path) -> None:
-    for name in ("prepare-a1", "prepare-old", "prepare-more-a1", "finetune-a1", ".removed-prepare-old-7"):
+def test_others_of_the_stage_go_when_they_are_old(ckpt: Path) -> None:
+    """A killed run is taken up again after runs with other settings; what nobody came back to for a week goes."""
+    old = time.time() - KEPT - 60
+    for name in ("prepare-a1", "prepare-old", "prepare-b2", "prepare-more-a1", "finetune-a1", ".removed-x-7"):
         (ckpt / name / "00000").mkdir(parents=True)
+        if name != "prepare-b2":
+            os.utime(ckpt / name / "00000", (old, old))
+        os.utime(ckpt / name, (old, old))
     with workspace("prepare", "a1") as folder:
-        assert names(ckpt) == ["finetune-a1", "prepare-a1", "prepare-more-a1"]
+        assert names(ckpt) == ["finetune-a1", "prepare-a1", "prepare-b2", "prepare-more-a1"]
         assert names(folder) == ["00000"]
-    assert names(ckpt) == ["finetune-a1", "prepare-more-a1"]
+    assert names(ckpt) == ["finetune-a1", "prepare-b2", "prepare-more-a1"]
 
 
 def hold(tmp_path: Path) -> subprocess.Popen[str]:

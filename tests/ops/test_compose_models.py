@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from itertools import pairwise, product
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from ops.compose import composed
 from stages.base.config import Base
 from stages.common.files import write_json
-from stages.finetune.config import Finetune, Method
+from stages.finetune.config import Finetune, Method, Weights
 from stages.finetune.model import check
 from tests.small_project import HOUSE
 
@@ -66,6 +67,23 @@ def test_the_command_of_a_models_header_trains_that_architecture(model: str, tmp
     write_json(tmp_path / "config.json", SMALL | {"model_type": TYPES[model]})
     (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
     check(section(overrides), tmp_path)
+
+
+@pytest.mark.parametrize("model", sorted(TYPES))
+def test_the_override_that_a_models_header_offers_goes_with_its_command(model: str) -> None:
+    path = HOUSE / f"conf/model/{model}.yaml"
+    words = shlex.split(re.findall(r"One override: (.*)", path.read_text(encoding="utf-8"))[0])
+    offered = [word.rstrip(";,") for flag, word in pairwise(words) if flag == "-S"]
+    made = section([*header(path), *offered])
+    assert made.learning_rate <= 0.0003
+    if "method=qlora" in offered:
+        assert made.method.name == "qlora" and made.method.weights is Weights.nf4
+
+
+@pytest.mark.parametrize("world", ["gpus8", "nodes2"])
+def test_the_command_of_a_worlds_header_composes(world: str) -> None:
+    made = section(header(HOUSE / f"conf/world/{world}.yaml"))
+    assert made.world.name == world and made.learning_rate <= 0.00002
 
 
 def test_every_model_from_the_hub_is_among_them() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from stages.common.run import seed_everything
 from stages.finetune import checkpoint, launch, saving, train, trainers, worker
 
-POINT = "LIFE_POINT"
+POINT, SECTION = "LIFE_POINT", "section.json"
 
 
 def main(work: Path, point: str) -> None:
@@ -30,7 +30,7 @@ def main(work: Path, point: str) -> None:
         return
     os.environ[POINT] = point
     launch.WORKER = "tests.stages.finetune_life"
-    cfg = launch.read_job(work)
+    cfg = launch.read_job(work / SECTION)
     seed_everything(cfg)
     launch.run(cfg, work)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from stages.common.files import write_json
 from stages.finetune.config import Finetune, Strategy, World
-from stages.finetune.launch import JOB, plain
+from stages.finetune.launch import plain
+from tests.stages.finetune_life import SECTION
 
 ROOT = Path(__file__).parents[2]
 WORLDS = {
@@ -27,8 +28,8 @@ class Life:
 
     def __init__(self, work: Path, cfg: Finetune) -> None:
         self.work, self.returncode = work, -1
-        work.mkdir(exist_ok=True)
-        write_json(work / JOB, plain(asdict(cfg)))
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(work / SECTION, plain(asdict(cfg)))
 
     def start(self, point: str = "") -> subprocess.Popen[bytes]:
         env = os.environ | {

@@ -15,6 +15,7 @@ from stages.finetune.config import (
     Precision,
     Preference,
     PreferenceLoss,
+    Scheduler,
     Strategy,
     Weights,
     World,
@@ -39,7 +40,7 @@ def section(method: MethodConfig = FULL, **changes: Any) -> Finetune:
         "seed": 3, "threads": 1, "method": method, "world": World("one", 1, 1, Strategy.ddp),
         "objective": Objective.sft, "preference": Preference(PreferenceLoss.sigmoid, 0.1), "init": Init.base,
         "precision": Precision.fp32, "max_steps": 12, "epochs": None, "batch_size": 2, "gradient_accumulation": 1,
-        "gradient_checkpointing": False, "row_length": 64, "learning_rate": 0.01, "scheduler": "cosine",
+        "gradient_checkpointing": False, "row_length": 64, "learning_rate": 0.01, "scheduler": Scheduler.cosine,
         "warmup_steps": 1, "weight_decay": 0.0, "max_grad_norm": 1.0, "eval_every": 6, "keep_best": False,
         "patience": 0, "samples": 1, "sample_tokens": 4,
     }  # fmt: skip

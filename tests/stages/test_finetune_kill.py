@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from stages.finetune.checkpoint import verify
+from stages.finetune.config import Scheduler
 from tests.life import wait_for
 from tests.stages.finetune_runs import WORLDS, Life, same
 from tests.stages.finetune_section import LORA, section
 
 pytestmark = pytest.mark.slow
 SOAK = "LATHE_SOAK" in os.environ
+LONG = pytest.mark.skipif(not SOAK, reason="an hour: make soak")
 # A dropout, so that the state of the random numbers matters; 12 rows in batches of 2, so that a pass is 6 steps.
 CFG = section(
     replace(LORA, dropout=0.2),
@@ -25,13 +27,13 @@ CFG = section(
     eval_every=4,
     keep_best=True,
     weight_decay=0.1,
-    scheduler="linear",
+    scheduler=Scheduler.linear,
 )
 # Each life begins where the one before was killed; the numbers count calls within that life.
 LIVES = ("saving-2", "step-4", "committed-2", "renaming-2", "evaluating-1", "turn-3", "end-1")
 
 
-@pytest.mark.parametrize("world", WORLDS if SOAK else ["one", "ddp"])
+@pytest.mark.parametrize("world", ["one", "ddp", pytest.param("fsdp", marks=[pytest.mark.soak, LONG])])
 def test_killed_seven_times_and_identical(prepared: Path, world: str) -> None:
     cfg = replace(CFG, world=WORLDS[world])
     calm = Life(prepared / "calm", cfg).run()
@@ -48,7 +50,7 @@ def test_killed_seven_times_and_identical(prepared: Path, world: str) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not SOAK, reason="an hour: make soak")
+@LONG
 @pytest.mark.parametrize("world", ["one", "ddp"])
 @pytest.mark.parametrize(
     "point", ["step-5", "committed-2", "saving-2", "renaming-3", "evaluating-4", "turn-6", "end-1"]

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from stages.common.files import read_json, write_json
+from stages.finetune import __main__ as finetune
+from stages.finetune import launch
 from stages.finetune.__main__ import main
 from stages.finetune.checkpoint import verify
+from stages.finetune.data import check_heldout
+from stages.finetune.train import enough_memory
 from tests.stages.finetune_runs import Life, content
 from tests.stages.finetune_section import LORA, section
 
@@ -48,6 +52,43 @@ def test_a_full_disk_keeps_the_last_checkpoint(prepared: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_full_disk_under_the_outs_keeps_what_was_trained(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, cfg = prepared / "models", replace(CFG, max_steps=2)
+    base = (models / "base").resolve()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(models)], check=False
+    ).returncode:
+        pytest.skip("may not mount a file system here")
+    try:
+        (models / "base").symlink_to(base)
+        with pytest.raises(
+            ValueError, match=r"no space left on the disk for models/tuned: free some.*is kept"
+        ):
+            main(cfg)
+        assert [path.name for path in models.iterdir()] == ["base"]
+    finally:
+        subprocess.run(["umount", str(models)], check=True)
+    monkeypatch.setattr(launch, "train", None)  # it is not called again, and nothing is measured twice
+    monkeypatch.setattr(finetune, "untrained", None)
+    assert main(cfg)["train/steps"]["value"] == 2
+    assert (models / "tuned/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "Error while creating shared memory segment /dev/shm/x",
+    ],
+)
+def test_another_trouble_with_memory_keeps_its_own_words(text: str) -> None:
+    with pytest.raises(RuntimeError, match=text[:20]), enough_memory(CFG):
+        raise RuntimeError(text)
+
+
+@pytest.mark.slow
 def test_out_of_memory_is_one_clear_line(prepared: Path) -> None:
     cfg = section(batch_size=512, row_length=1024)
     life = Life(prepared / "killed", cfg).run("memory")
@@ -71,3 +112,17 @@ def test_a_document_longer_than_the_context_is_one_clear_line(prepared: Path) ->
     message = r"split train has a document of \d+ tokens, over the 8 that models/base can see .*lower prepare"
     with pytest.raises(ValueError, match=message):
         main(replace(CFG, samples=0))
+
+
+def test_held_out_rows_that_are_to_decide_and_are_not_there_are_one_clear_line(prepared: Path) -> None:
+    import pyarrow.parquet as pq
+
+    path = prepared / "data/prepared/valid.parquet"
+    table = pq.read_table(path)
+    path.unlink()
+    pq.write_table(table.slice(0, 0), path)
+    check_heldout(section(), prepared / "data/prepared")
+    with pytest.raises(
+        ValueError, match=r"patience=2 .* has no row of split valid: raise prepare.valid_share"
+    ):
+        check_heldout(section(patience=2), prepared / "data/prepared")

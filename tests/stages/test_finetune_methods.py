@@ -109,6 +109,7 @@ REFUSED: list[tuple[Finetune, str]] = [
     (section(replace(LORA, merge=False), init=Init.random), "init=random with method.merge=false: the random weights"),
     (section(replace(LORA, weights=Weights.nf4), init=Init.random), "init=random with method.weights=nf4"),
     (section(init=Init.random, **DPO), "init=random with finetune.objective=dpo"),
+    (section(replace(LORA, dropout=0.1), **DPO), "method.dropout=0.1 .* compared without dropout"),
     (section(**DPO, preference=replace(section().preference, beta=0.0)), "preference.beta=0.0 .* above 0"),
     (section(replace(LORA, weights=Weights.nf4), world=World("w", 1, 2, Strategy.fsdp)), "fsdp cannot shard .*nf4"),
     (section(batch_size=6, world=World("w", 2, 2, Strategy.ddp)), "batch_size=6 is not divisible by 4 processes"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stages.finetune.config import MethodConfig, Precision
+from stages.finetune.config import MethodConfig, Precision, Scheduler
 from stages.finetune.progress import PLOTTED, Progress
 from tests.stages.finetune_rows import made, trained, weights, workspace, write
 from tests.stages.finetune_section import FULL, LORA, section
@@ -75,7 +75,7 @@ WORSE = section(
     FULL,
     max_steps=24,
     learning_rate=0.08,
-    scheduler="constant",
+    scheduler=Scheduler.constant_with_warmup,
     max_grad_norm=0.0,
     warmup_steps=0,
     eval_every=2,

@@ -8,13 +8,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stages.finetune.config import Finetune, Objective, Strategy, World
+from stages.finetune.launch import JOB
 from stages.finetune.progress import PROGRESS, Progress
 from stages.finetune.train import RESULT
+from tests.life import wait_for
 from tests.stages.finetune_runs import ROOT, WORLDS, Life, content
 from tests.stages.finetune_section import FULL, LORA, section
 
@@ -61,36 +62,30 @@ def test_two_processes_learn_preferences(prepared_pairs: Path) -> None:
 
 
 def test_two_machines_equal_one_with_as_many_processes(prepared: Path) -> None:
-    """Two agents that meet at a port, each with one process: what two machines with a shared folder run."""
+    """Two agents that meet at a port, each with one process; the second machine is there first, and waits."""
     together = replace(CFG, world=WORLDS["ddp"])
     apart = replace(CFG, world=World("two", 2, 1, Strategy.ddp))
-    life = Life(prepared / "apart", apart)
+    life = Life(prepared / ".ckpt/finetune-apart", apart)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         os.environ["LATHE_RENDEZVOUS"] = f"localhost:{free.getsockname()[1]}"
     try:
-        first, second = life.start(), join(life)
+        second = node(prepared)
+        wait_for("the second machine", lambda: b"waiting" in (prepared / "second.log").read_bytes())
+        first = life.start()
         assert (first.wait(), second.wait()) == (0, 0), life.log()[-3000:]
     finally:
         del os.environ["LATHE_RENDEZVOUS"]
     assert content(life.work / RESULT) == content(done(prepared, "together", together).work / RESULT)
+    assert not (life.work / JOB).exists()
 
 
-JOIN = """
-import sys
-from pathlib import Path
-from stages.finetune import launch
-if __name__ == "__main__":
-    work = Path(sys.argv[1])
-    launch.agent(launch.read_job(work), work)
-"""
-
-
-def join(life: Life) -> subprocess.Popen[Any]:
-    """The second machine's agent: what stages/finetune/node.py runs once it knows the folder."""
-    env = os.environ | {"PYTHONPATH": str(ROOT), "LATHE_CHECKPOINT_STEPS": "2", "HF_HUB_OFFLINE": "1"}
-    with (life.work.parent / "second.log").open("wb") as log:
-        return subprocess.Popen([sys.executable, "-c", JOIN, str(life.work)], env=env, stdout=log, stderr=log)
+def node(root: Path) -> subprocess.Popen[bytes]:
+    """The further machine, as its user starts it."""
+    env = os.environ | {"PYTHONPATH": str(ROOT), "DVC_ROOT": str(root), "LATHE_CHECKPOINT_STEPS": "2"}
+    with (root / "second.log").open("wb") as log:
+        command = (sys.executable, "-m", "stages.finetune.node")
+        return subprocess.Popen(command, cwd=root, env=env, stdout=log, stderr=log)
 
 
 def test_several_machines_without_a_meeting_point_are_one_clear_line(prepared: Path) -> None:
