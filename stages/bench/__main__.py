@@ -1,6 +1,7 @@
 """Score one variant: `python -m stages.bench <variant>` writes its items and their means.
 
-Reads the variant's model folder and data/prepared/test.jsonl; writes data/results/<variant>.parquet.
+Reads the variant's model folder, data/prepared and data/benchmarks; writes data/results/<variant>.parquet. A killed run
+is taken up again with the task that it was in.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.bench.config import Bench, Variant
-from stages.bench.evaluation import evaluate
+from stages.bench.evaluation import evaluate, own_tasks
+from stages.bench.fingerprint import fingerprint
 from stages.bench.results import item_rows, summarise, write_rows
+from stages.bench.slices import OWN, dirty_items, slice_metrics
 from stages.common.run import run
 from stages.common.statistics import Metrics
 from stages.common.tracking import track
+from stages.common.workspace import workspace
 
 RESULTS = Path("data/results")
 
@@ -20,18 +24,20 @@ RESULTS = Path("data/results")
 def main(cfg: Bench, name: str, variant: Variant) -> Metrics:
     """Ask every item of every task, keep one row each, return means with intervals as "task/metric".
 
-    Raises ValueError on a missing model, missing or empty test rows, an unknown task, a prompt longer than
+    Raises ValueError on a missing model, missing or empty test rows, a task without a snapshot, a prompt longer than
     the model's context, and NaN.
     """
     # Here, not above: torch, transformers and lm-eval take seconds that a wrong parameter should not cost.
     from stages.bench.model import Scorer
 
-    results = evaluate(cfg, Scorer(variant, cfg.batch_size))
-    rows = item_rows(results)
-    path = RESULTS / f"{name}.parquet"
-    write_rows(path, rows)
+    with workspace(f"bench.{name}", fingerprint(cfg, variant)) as work:
+        results = evaluate(cfg, Scorer(cfg, variant, work))
+        named = {task: OWN if task in own_tasks() else task for task in results["samples"]}
+        rows = item_rows(results, cfg.slices, dirty_items(named))
+        path = RESULTS / f"{name}.parquet"
+        write_rows(path, rows)
     track.artifact(path, f"{name}_{cfg.name}")
-    return summarise(rows, results, cfg.seed)
+    return dict(sorted((summarise(rows, results, cfg.seed) | slice_metrics(rows, cfg.seed)).items()))
 
 
 if __name__ == "__main__":

@@ -34,5 +34,8 @@ class Bench:
     tasks: list[str]
     limit: int
     batch_size: int
+    batch_tokens: int
     prompt: Prompt
     fewshot: int
+    chat_template: bool
+    slices: list[str]

@@ -1,12 +1,14 @@
-"""lm-eval on our own tasks and on its own, by one path; the network is for those who name one of its own."""
+"""lm-eval on our own tasks and on snapshots of its own, by one path, without the network."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stages.bench import snapshot
 from stages.bench.config import Bench
 
 if TYPE_CHECKING:
@@ -19,26 +21,33 @@ RESAMPLES = 1000
 def evaluate(cfg: Bench, model: Scorer) -> dict[str, Any]:
     """lm-eval's results, with `samples`, of the section's tasks on `model`.
 
-    Raises ValueError on an unknown task, on data that cannot be loaded, and on our own tasks asked of a model
-    without a chat template.
+    Raises ValueError on an unknown task, a missing or changed snapshot, a template that does not fit its items, and
+    our own tasks asked of a model without a chat template.
     """
+    from jinja2.exceptions import TemplateError
     from lm_eval.evaluator import evaluate as run_tasks
 
-    loaded = load_tasks(cfg)
-    templated = bool(model.tokenizer.chat_template)
-    for name, task in loaded["tasks"].items():
-        if name in own_tasks():
-            _set_decoding(cfg, task, model, templated)
-        _set_fewshot(cfg, task)
-    results: dict[str, Any] = run_tasks(
-        model,
-        loaded,
-        limit=cfg.limit or None,
-        bootstrap_iters=RESAMPLES,
-        system_instruction=cfg.prompt.system or None,
-        apply_chat_template=templated,
-        fewshot_as_multiturn=True,
-    )
+    compile_templates_once()
+    try:
+        loaded = load_tasks(cfg)
+        for name, task in loaded["tasks"].items():
+            if name in own_tasks():
+                _set_decoding(cfg, task, model)
+            _set_fewshot(cfg, task)
+        results: dict[str, Any] = run_tasks(
+            model,
+            loaded,
+            limit=cfg.limit or None,
+            bootstrap_iters=RESAMPLES,
+            system_instruction=cfg.prompt.system or None,
+            apply_chat_template=cfg.chat_template and bool(model.tokenizer.chat_template),
+            fewshot_as_multiturn=True,
+        )
+    except TemplateError as error:
+        raise ValueError(
+            f"bench.tasks {list(cfg.tasks)}: a template does not fit the task's items ({error}): look at doc_to_text, "
+            "doc_to_target and doc_to_choice of its YAML"
+        ) from error
     return results
 
 
@@ -48,36 +57,42 @@ def own_tasks() -> list[str]:
 
 
 def load_tasks(cfg: Bench) -> dict[str, Any]:
-    """lm-eval's {tasks, groups} for the section. Raises ValueError as `evaluate` does."""
+    """lm-eval's {tasks, groups} for the section, from our own files and verified snapshots alone.
+
+    Raises ValueError as `evaluate` does.
+    """
     from lm_eval.tasks import TaskManager
 
     own = own_tasks()
-    # Indexing lm-eval's own 14,000 files takes ten seconds: only when one of them is asked for.
+    near = {name: difflib.get_close_matches(name, own, n=1) for name in cfg.tasks if name not in own}
+    if guesses := [f"{name!r} (did you mean {found[0]}?)" for name, found in near.items() if found]:
+        raise ValueError(f"unknown task in bench.tasks: {', '.join(guesses)}")
+    public = [name for name in cfg.tasks if name not in own]
+    snapshot.verify(public)
+    # lm-eval's own 14,000 files are not indexed, which takes ten seconds
     manager = TaskManager(
-        include_path=str(TASKS),
-        include_defaults=not set(cfg.tasks) <= set(own),
+        include_path=[str(path) for path in (TASKS, *snapshot.folders(public))],
+        include_defaults=False,
         metadata={"prompt": asdict(cfg.prompt), "fewshot": cfg.fewshot},
     )
-    for name in cfg.tasks:
-        if name not in manager.all_tasks:
-            near = difflib.get_close_matches(name, manager.all_tasks, n=3) or own
-            raise ValueError(f"unknown task {name!r} in bench.tasks; near it: {', '.join(near)}")
-    try:
-        loaded: dict[str, Any] = dict(manager.load(list(cfg.tasks)))
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"bench.tasks {cfg.tasks}: data not found, is the network there? ({reason})"
-        ) from error
-    return loaded
+    return dict(manager.load([*(name for name in cfg.tasks if name in own), *snapshot.untagged(public)]))
 
 
-def _set_decoding(cfg: Bench, task: Any, model: Scorer, templated: bool) -> None:
-    if not templated:
+def compile_templates_once() -> None:
+    """Have lm-eval keep compiled templates: it compiles each anew for every document, most of its work there."""
+    from lm_eval import utils
+
+    if not hasattr(utils.env.from_string, "cache_info"):
+        utils.env.from_string = functools.lru_cache(maxsize=None)(utils.env.from_string)
+
+
+def _set_decoding(cfg: Bench, task: Any, model: Scorer) -> None:
+    if not model.tokenizer.chat_template:
         raise ValueError(
             f"{model.source} has no chat template, and {task.task_name} asks through it: "
             "use a chat model, or lm-eval's own tasks"
         )
+    task.render = model.apply_chat_template
     if task.get_config("output_type") == "generate_until":
         decoding = {"until": [model.end], "max_gen_toks": cfg.prompt.max_new_tokens}
         task.set_config("generation_kwargs", decoding, update=True)

@@ -1,20 +1,43 @@
-"""lm-eval's Hugging Face model, refusing what it would let pass: a cut prompt, a NaN, a lost system turn."""
+"""lm-eval's model class over our engine: any Hugging Face causal model or adapter, asked as lm-eval's `hf` asks it.
+
+The numbers are those of `hf`. What it would let pass is refused: a cut prompt, a NaN, a lost system turn.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jinja2.exceptions import TemplateError
-from lm_eval.models.huggingface import HFLM
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import (
+    configure_pad_token,
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+    resolve_max_length,
+)
+from tqdm import tqdm
 
-from stages.bench.choices import group_by_context, score_choices
-from stages.bench.config import Variant
-from stages.common.adapter import CONFIG, attach, base_of
+from stages.bench.config import Bench, Variant
+from stages.bench.encoding import Encoder, Pair
+from stages.bench.generation import Generation
+from stages.bench.likelihood import Likelihood, NotANumber
+from stages.bench.load import end_of_turn, greedy, load
+from stages.bench.responses import Responses
 
-Request = tuple[tuple[str, str], list[int], list[int]]
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+DECODING = {
+    "do_sample",
+    "temperature",
+    "until",
+}  # what greedy decoding knows; anything else is left to `generate`
 
 
 class Nats(float):
@@ -29,37 +52,44 @@ class Nats(float):
         return self
 
 
-class Scorer(HFLM):  # type: ignore[misc]  # lm-eval carries no types
-    """HFLM for one variant: greedy, in the asked precision, on the GPU where there is one."""
+class Scorer(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
+    """One variant, greedy, in the asked precision."""
 
-    def __init__(self, variant: Variant, batch_size: int) -> None:
-        """Load the variant, an adapter onto its base.
-
-        Raises ValueError where there is no such folder and no pinned revision, or not the adapter's base.
-        """
-        _check_source(variant)
-        base = base_of(Path(variant.path))
-        tokenizer = AutoTokenizer.from_pretrained(variant.path, revision=variant.revision or None)
-        super().__init__(
-            pretrained=str(base or variant.path),
-            revision=variant.revision or "main",
-            tokenizer=tokenizer,
-            dtype=variant.precision.value,
-            device="cuda" if torch.cuda.is_available() else "cpu",
-            batch_size=batch_size,
-            # A chat template writes its own special tokens; the tokenizer must not add them again.
-            add_bos_token=False if tokenizer.chat_template else None,
-        )
-        if base:  # not HFLM's own `peft`: it resizes the embeddings to the tokenizer first
-            self._model = attach(self.model, Path(variant.path))
-        self.source = variant.path
-        self.model.generation_config = self._greedy()
+    def __init__(self, cfg: Bench, variant: Variant, kept: Path | None = None) -> None:
+        """Load the variant; answers are kept under `kept` task by task. Raises ValueError as `load` does."""
+        super().__init__()
+        self.model, tokenizer = load(variant)
+        self.responses = Responses(kept)
+        self.source, self._device = variant.path, self.model.device
+        self.tokenizer = configure_pad_token(tokenizer, model_config=self.model.config)
+        self.max_length = resolve_max_length(self.model.config, tokenizer)
+        self.encoder = Encoder(self.tokenizer, self.prefix_token_id)
+        self.model.generation_config = greedy(self.model, tokenizer)
         self.model.register_forward_hook(self._refuse_nan)
+        self.likelihood = Likelihood(self.model, cfg.batch_tokens)
+        ends = set(self.model.generation_config.eos_token_id)
+        self.generation = Generation(self.model, tokenizer, ends, cfg.batch_size)
 
     @property
     def end(self) -> str:
         """The token with which the chat template ends an answer."""
         return str(self.tokenizer.convert_ids_to_tokens(end_of_turn(self.tokenizer)))
+
+    @property
+    def eot_token_id(self) -> int:
+        """What ends a text."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a text that has no context."""
+        first = self.tokenizer.bos_token_id
+        return self.eot_token_id if first is None else int(first)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """As `hf` names it."""
+        return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -79,45 +109,107 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval carries no types
             ) from error
         return str(text)
 
-    def tok_batch_encode(
-        self,
-        strings: list[str],
-        padding_side: str = "left",
-        left_truncate_len: int | None = None,
-        **_: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and mask (batch, length) of a batch to generate from; too long is refused, not cut."""
-        ids, mask = super().tok_batch_encode(strings, padding_side)
-        if left_truncate_len and ids.shape[1] > left_truncate_len:
-            self._refuse_length(ids.shape[1], left_truncate_len, strings[0])
-        return ids, mask
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids of one text."""
+        return self.encoder.encode([string], add_special_tokens)[string]
 
-    def _loglikelihood_tokens(self, requests: list[Request], **kwargs: Any) -> list[tuple[Nats, bool]]:
-        (text, _), context, answer = max(requests, key=lambda request: len(request[1]) + len(request[2]))
-        if len(context) + len(answer) > self.max_length + 1:
-            self._refuse_length(len(context) + len(answer), self.max_length + 1, text)
-        pairs = [(context, answer) for _, context, answer in requests]
-        groups = group_by_context(pairs)
-        shared = [group for group in groups if len(group) > 1 and self._caches]
-        found = score_choices(self.model, shared, pairs, self.batch_size)
-        single = [index for index in range(len(requests)) if index not in found]
-        if single:
-            alone = super()._loglikelihood_tokens([requests[index] for index in single], **kwargs)
-            found.update(zip(single, alone, strict=True))
-        return [(Nats(found[index][0], len(pairs[index][1])), found[index][1]) for index in range(len(pairs))]
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[Nats, bool]]:
+        """(nats, greedy) of each (context, answer)."""
 
-    @property
-    def _caches(self) -> bool:
-        # A cache of keys and values can be repeated for each answer; a state-space model has none.
-        return not getattr(self.model, "_is_stateful", False)
+        def ask(texts: list[tuple[str, str]]) -> list[Any]:
+            return self._score(self.encoder.pairs(texts), disable_tqdm)
 
-    def _greedy(self) -> GenerationConfig:
-        # Decoding is the prompt's matter: a repetition penalty or sampling of the model's folder is dropped.
-        own = self.model.generation_config.eos_token_id
-        ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
-        if self.tokenizer.chat_template:
-            ends.add(end_of_turn(self.tokenizer))
-        return GenerationConfig(do_sample=False, eos_token_id=sorted(ends - {None}))
+        found = self._by_task("loglikelihood", requests, ask)
+        return [(Nats(nats, tokens), is_greedy) for nats, tokens, is_greedy in found]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Nats]:
+        """Nats of whole texts, in windows of the model's context, each token scored once."""
+
+        def ask(asked: list[tuple[str]]) -> list[Any]:
+            windows = self.encoder.windows([text for (text,) in asked], self.max_length)
+            scored = iter(self._score([pair for found in windows for pair in found], disable_tqdm))
+            parts = [[next(scored) for _ in found] for found in windows]
+            return [[sum(nats for nats, *_ in part), sum(count for _, count, _ in part)] for part in parts]
+
+        found = self._by_task("rolling", requests, ask)
+        return [Nats(nats, tokens) for nats, tokens in found]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """What the model writes after each context, up to a stop string of the request."""
+
+        def ask(asked: list[tuple[str, dict[str, Any]]]) -> list[str]:
+            groups: dict[str, list[int]] = defaultdict(list)
+            for index, (_, decoding) in enumerate(asked):
+                groups[repr(decoding)].append(index)
+            found = [""] * len(asked)
+            with _bar(len(asked), "generate", disable_tqdm) as bar:
+                for indices in groups.values():
+                    contexts, decoding = [asked[index][0] for index in indices], dict(asked[indices[0]][1])
+                    answers = self._generate(contexts, decoding, bar.update)
+                    for index, answer in zip(indices, answers, strict=True):
+                        found[index] = answer
+            return found
+
+        return self._by_task("generate", requests, ask)
+
+    def _by_task(self, kind: str, requests: list[Instance], ask: Callable[[Any], list[Any]]) -> list[Any]:
+        """Answers in the requests' order, a task at a time, so that each is kept when it is done."""
+        tasks: dict[str, list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            tasks[str(request.task_name)].append(index)
+        found: list[Any] = [None] * len(requests)
+        for task, indices in tasks.items():
+            asked = [requests[index].args for index in indices]
+            answers = self.responses.of(kind, task, asked, functools.partial(ask, asked))
+            for index, answer in zip(indices, answers, strict=True):
+                found[index] = answer
+        return found
+
+    def _generate(
+        self, contexts: list[str], asked: dict[str, Any], seen: Callable[[float], object]
+    ) -> list[str]:
+        decoding: dict[str, Any] = normalize_gen_kwargs(asked)
+        most = decoding.pop("max_gen_toks")
+        eos = self.tokenizer.decode(self.eot_token_id)
+        stops = [stop for stop in handle_stop_sequences(decoding.pop("until", None), eos) if stop]
+        encoded = self.encoder.encode(contexts)
+        longest = max(contexts, key=lambda context: len(encoded[context]))
+        if len(encoded[longest]) > self.max_length - most:
+            self._refuse_length(len(encoded[longest]), self.max_length - most, longest)
+        prompts = [encoded[context] for context in contexts]
+        own = self.likelihood.trees and not decoding.get("do_sample") and set(decoding) <= DECODING
+        answers = (
+            self.generation.complete(prompts, stops, most, seen)
+            if own
+            else self.generation.sample(prompts, stops, most, decoding, seen)
+        )
+        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [postprocess_generated_text(text, stops, None) for text in texts]
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
+    ) -> list[tuple[float, bool]]:
+        scored = self._score([(context, answer) for _, context, answer in requests], disable_tqdm)
+        return [(nats, is_greedy) for nats, _, is_greedy in scored]
+
+    def _score(self, pairs: Sequence[Pair], disable_tqdm: bool) -> list[tuple[float, int, bool]]:
+        """(nats, tokens of the answer, greedy)."""
+        for context, answer in pairs:
+            if len(context) + len(answer) > self.max_length + 1:
+                text = self.tokenizer.decode(context + answer)
+                self._refuse_length(len(context) + len(answer), self.max_length + 1, text)
+        with _bar(len(pairs), "score", disable_tqdm) as bar:
+            scored = self.likelihood.score(pairs, bar.update)
+        return [
+            (nats, len(answer), is_greedy)
+            for (nats, is_greedy), (_, answer) in zip(scored, pairs, strict=True)
+        ]
+
+    def _refuse_nan(self, _: torch.nn.Module, __: Any, output: Any) -> None:
+        if torch.isnan(output.logits).any():
+            raise NotANumber(
+                f"{self.source} computes NaN: its weights are broken, or its precision is too low"
+            )
 
     def _refuse_length(self, tokens: int, room: int, text: str) -> None:
         raise ValueError(
@@ -125,26 +217,6 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval carries no types
             f"({text[-60:]!r}): lower bench.fewshot or prompt.max_new_tokens, or drop the row"
         )
 
-    def _refuse_nan(self, _: torch.nn.Module, __: Any, output: Any) -> None:
-        if torch.isnan(output.logits).any():
-            raise ValueError(
-                f"{self.source} computes NaN: its weights are broken, or its precision is too low"
-            )
 
-
-def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the token that the chat template writes after an answer; else the tokenizer's eos."""
-    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "answer"}]
-    tail = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition("answer")[2]
-    added = set(tokenizer.added_tokens_decoder) | set(tokenizer.all_special_ids)
-    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    return int(next((token for token in ids if token in added), tokenizer.eos_token_id))
-
-
-def _check_source(variant: Variant) -> None:
-    held = any((Path(variant.path) / name).is_file() for name in ("config.json", CONFIG))
-    if not variant.revision and not held:
-        raise ValueError(
-            f"no model folder at {variant.path!r} (variants.<name>.path): run `dvc repro`, "
-            "or, for a hub model, set its `revision` to a commit"
-        )
+def _bar(total: int, label: str, hidden: bool) -> tqdm[Any]:
+    return tqdm(total=total, desc=label, unit="request", disable=hidden, mininterval=1)

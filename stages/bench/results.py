@@ -14,38 +14,47 @@ from stages.common.statistics import Z95, Metric, Metrics, bootstrap, wilson
 
 
 class Row(TypedDict):
-    """One item of one task; `scores` maps metric to number."""
+    """One item of one task.
+
+    `slices` maps a field to the item's value, `scores` a metric to a number; `loglikelihoods` (nats) has one number for
+    each answer that was scored, none where the answer was generated; `clean` is False where a training row overlaps it.
+    """
 
     task: str
     id: str
-    slice: str
+    slices: dict[str, str]
     prompt_hash: str
     output: str
     target: str
     scores: dict[str, float]
+    loglikelihoods: list[float]
+    clean: bool
 
 
-def item_rows(results: dict[str, Any]) -> list[Row]:
+def item_rows(results: dict[str, Any], fields: list[str], dirty: set[tuple[str, str]]) -> list[Row]:
     """The rows of lm-eval's `samples`, sorted by task and id; an answer read by several filters is one row.
 
-    Raises ValueError on a score that is not finite.
+    `fields` of the items become slices; `dirty` are the (task, id) that training rows overlap. Raises ValueError on a
+    score that is not finite.
     """
     rows: dict[tuple[str, str], Row] = {}
     for task, samples in results["samples"].items():
         for sample in samples:
-            row = _row(task, sample)
+            row = _row(task, sample, fields)
+            row["clean"] = (task, row["id"]) not in dirty
             known = rows.setdefault((task, row["id"]), row)
             known["scores"].update(row["scores"])
     return [rows[key] for key in sorted(rows)]
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """Rows as parquet, `scores` as JSON text: equal rows make equal bytes."""
+    """Rows as parquet, `scores` and `slices` as JSON text: equal rows make equal bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema([(name, pa.string()) for name in Row.__annotations__])
-    flat = [{**row, "scores": json.dumps(row["scores"], sort_keys=True, allow_nan=False)} for row in rows]
+    kinds = {"loglikelihoods": pa.list_(pa.float64()), "clean": pa.bool_()}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in Row.__annotations__])
+    flat = [row | {name: _json(row[name]) for name in ("scores", "slices")} for row in rows]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(flat, schema=schema), buffer)
     write_bytes(path, buffer.getvalue())
@@ -74,18 +83,31 @@ def interval(values: list[float], seed: int) -> Metric:
     return bootstrap(values, seed)
 
 
-def _row(task: str, sample: dict[str, Any]) -> Row:
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+
+
+def _row(task: str, sample: dict[str, Any], fields: list[str]) -> Row:
     doc, suffix = sample["doc"], "" if sample["filter"] == "none" else f",{sample['filter']}"
     output, target = _texts(sample)
+    item = doc | json.loads(doc["meta"]) if "turns" in doc else doc
     return {
         "task": task,
         "id": str(doc["id"]) if "turns" in doc else f"{sample['doc_id']:07d}",
-        "slice": str(doc.get("slice", "")) if "turns" in doc else "",
+        "slices": {field: str(item[field]) for field in fields if item.get(field) is not None},
         "prompt_hash": sample["prompt_hash"],
         "output": output,
         "target": target,
         "scores": {f"{name}{suffix}": value for name, value in _numbers(task, sample).items()},
+        "loglikelihoods": _loglikelihoods(sample["filtered_resps"]),
+        "clean": True,
     }
+
+
+def _loglikelihoods(responses: list[Any]) -> list[float]:
+    """Of each answer (nats, greedy) or whole text (nats) that was scored; a generated answer has none."""
+    first = [response[0] if isinstance(response, tuple) else response for response in responses]
+    return [float(nats) for nats in first if not isinstance(nats, str)]
 
 
 def _texts(sample: dict[str, Any]) -> tuple[str, str]:

@@ -52,7 +52,11 @@ def score(name: str, path: str) -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     prompt = Prompt("p", "You triage.", [], 12)
-    main(Bench(7, 2, "helpdesk", list(TASKS), 0, 2, prompt, 0), name, Variant(path, "", Precision.fp32))
+    main(
+        Bench(7, 2, "sample", list(TASKS), 0, 2, 256, prompt, 0, True, []),
+        name,
+        Variant(path, "", Precision.fp32),
+    )
     rows: list[dict[str, Any]] = pq.read_table(f"data/results/{name}.parquet").to_pylist()
     return [row | {"scores": json.loads(row["scores"])} for row in rows]
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from stages.bench.results import interval
 from stages.bench.tasks.rouge import rouge_l
 from stages.bench.tasks.scoring import final_number, gsm8k, triage
 from stages.common.prompt import Example, Message, Prompt, with_prompt
+from tests.small_project import HOUSE
 
 FIELDS = {"intent": "refund", "product": "router", "priority": "high", "sentiment": "negative"}
 REPLY = "We are sorry. Send it back to us."
@@ -51,7 +55,7 @@ PROMPT = Prompt("p", "You triage.", [Example("one", answer("Done.")), Example("t
 
 
 def section(*tasks: str, limit: int = 0, prompt: Prompt = PROMPT, fewshot: int = 1) -> Bench:
-    return Bench(7, 2, "helpdesk", list(tasks), limit, 2, prompt, fewshot)
+    return Bench(7, 2, "sample", list(tasks), limit, 2, 256, prompt, fewshot, True, ["style"])
 
 
 @pytest.fixture
@@ -71,7 +75,7 @@ def items(name: str = "base") -> list[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     rows: list[dict[str, Any]] = pq.read_table(f"data/results/{name}.parquet").to_pylist()
-    return [row | {"scores": json.loads(row["scores"])} for row in rows]
+    return [row | {name: json.loads(row[name]) for name in ("scores", "slices")} for row in rows]
 
 
 def variant(model: Path) -> Variant:
@@ -105,6 +109,7 @@ def rendered(model: Path, row: dict[str, Any]) -> str:
 def test_what_is_sent_is_the_chat_templates_string_and_special_tokens_come_once(
     workspace: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from stages.bench.generation import Generation
     from stages.bench.model import Scorer
 
     sent: dict[str, list[str]] = {"generate_until": [], "loglikelihood": []}
@@ -117,16 +122,15 @@ def test_what_is_sent_is_the_chat_templates_string_and_special_tokens_come_once(
             return real(self, requests)
 
         monkeypatch.setattr(Scorer, kind, spy)
-    generate = Scorer._model_generate
+    complete = Generation.complete
 
-    def watch(self: Scorer, context: Any, **kwargs: Any) -> Any:
-        pad = self.tokenizer.pad_token_id
-        fed.extend([token for token in line if token != pad] for line in context.tolist())
-        assert self.model.generation_config.eos_token_id == [self.tokenizer.convert_tokens_to_ids("<|end|>")]
-        assert kwargs["stop"] == ["<|end|>"]
-        return generate(self, context=context, **kwargs)
+    def watch(self: Generation, prompts: Any, stops: list[str], most: int, seen: Any) -> Any:
+        fed.extend(prompts)
+        assert self.ends == {self.tokenizer.convert_tokens_to_ids("<|end|>")}
+        assert stops == ["<|end|>"] and most == PROMPT.max_new_tokens
+        return complete(self, prompts, stops, most, seen)
 
-    monkeypatch.setattr(Scorer, "_model_generate", watch)
+    monkeypatch.setattr(Generation, "complete", watch)
     main(section("helpdesk_triage", "heldout_loss"), "base", variant(tiny_model))
 
     expected = [rendered(tiny_model, row) for row in ROWS]
@@ -145,7 +149,8 @@ def test_every_item_has_a_row_with_the_models_own_greedy_answer(workspace: Path,
     assert [(row["task"], row["id"]) for row in found] == [
         (task, item) for task in ("heldout_loss", "helpdesk_intent", "helpdesk_triage") for item in IDS
     ]
-    assert [row["slice"] for row in found[:3]] == ["terse", "chatty", "terse"]
+    assert [row["slices"] for row in found[:3]] == [{"style": each} for each in ("terse", "chatty", "terse")]
+    assert [len(row["loglikelihoods"]) for row in found] == [1, 1, 1, 3, 3, 3, 0, 0, 0]
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     by_id = {row["id"]: row for row in ROWS}
@@ -179,28 +184,6 @@ def test_likelihoods_are_those_of_a_direct_computation(workspace: Path, tiny_mod
         best = max(choices, key=lambda choice: direct_nats(tiny_model, prompt, choice))
         assert item["output"] == best
         assert item["scores"] == {"acc": float(best == item["target"])}
-
-
-def test_a_shared_prompt_is_scored_as_if_it_were_read_for_every_answer(tiny_model: Path) -> None:
-    from lm_eval.models.huggingface import HFLM
-
-    from stages.bench.model import Scorer
-
-    random.seed(5)
-
-    def tokens(least: int, most: int) -> list[int]:
-        return [random.randrange(200) for _ in range(random.randint(least, most))]
-
-    requests: list[Any] = []
-    for size in (1, 2, 7):
-        context = tokens(3, 40)
-        requests += [((str(size), str(choice)), context, tokens(1, 6)) for choice in range(size)]
-    random.shuffle(requests)
-    scorer = Scorer(variant(tiny_model), 4)
-    ours, theirs = scorer._loglikelihood_tokens(requests), HFLM._loglikelihood_tokens(scorer, requests)
-    assert [nats for nats, _ in ours] == pytest.approx([nats for nats, _ in theirs], abs=1e-4)
-    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
-    assert [nats.tokens for nats, _ in ours] == [len(answer) for _, _, answer in requests]
 
 
 def test_two_runs_write_equal_bytes_and_limit_takes_the_first_rows(workspace: Path, tiny_model: Path) -> None:
@@ -291,25 +274,34 @@ def test_bad_input_is_one_line_that_says_what_to_do(workspace: Path, tiny_model:
     refused(cfg, good, "no test rows at .*dvc repro prepare")
 
 
-def test_a_task_of_lm_evals_own_runs_by_name_beside_ours(
-    workspace: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # hellaswag's own YAML, with rows where the hub would be: load_dataset takes a folder of that name first.
-    folder = Path("Rowan/hellaswag")
-    folder.mkdir(parents=True)
+@pytest.mark.slow
+def test_a_task_of_lm_evals_own_runs_by_name_beside_ours(workspace: Path, tiny_model: Path) -> None:
+    """hellaswag's own YAML over rows where the hub's would be; prepare has found a training row that overlaps one."""
     doc = {"activity_label": "Cooking", "ctx_b": "he", "label": "2", "endings": ["eats.", "runs.", "cooks."]}
-    docs = [json.dumps(doc | {"ctx_a": f"A man has {number}."}) + "\n" for number in range(3)]
+    Path("rows").mkdir()
     for split in ("train", "validation"):
-        (folder / f"{split}.jsonl").write_text("".join(docs))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", workspace / "cache")
-    cfg = section("hellaswag", "heldout_loss", limit=2)
-    metrics = main(cfg, "base", variant(tiny_model))
+        docs = [json.dumps(doc | {"ctx_a": f"A man has {number}."}) + "\n" for number in range(3)]
+        Path(f"rows/{split}.jsonl").write_text("".join(docs))
+    env = os.environ | {"PYTHONPATH": str(HOUSE)}
+    command = [sys.executable, "-m", "ops.snapshot", "--task", "hellaswag", "--from", "rows"]
+    subprocess.run(command, check=True, env=env, cwd=workspace)
+    line = {"benchmark": "hellaswag", "item": "0000001", "clean": False, "rows": 1, "rows_removed": 0}
+    Path("data/prepared/items.jsonl").write_text(json.dumps(line) + "\n")
+    metrics = main(section("hellaswag", "heldout_loss", limit=2), "base", variant(tiny_model))
     assert metrics["hellaswag/acc"]["n"] == metrics["heldout_loss/nll_per_byte"]["n"] == 2
+    assert metrics["hellaswag/acc/clean"]["n"] == 1 and "heldout_loss/nll_per_byte/clean" not in metrics
     found = [item for item in items() if item["task"] == "hellaswag"]
-    assert [item["id"] for item in found] == ["0000000", "0000001"]
+    assert [(item["id"], item["clean"]) for item in found] == [("0000000", True), ("0000001", False)]
     assert found[0]["target"] == "cooks." and set(found[0]["scores"]) == {"acc", "acc_norm"}
-    with pytest.raises(ValueError, match=r"unknown task 'helaswag' in bench.tasks; near it: .*hellaswag"):
+    with pytest.raises(ValueError, match=r"no snapshot of task helaswag at data/benchmarks/helaswag"):
         main(section("helaswag"), "base", variant(tiny_model))
+    with pytest.raises(
+        ValueError, match=r"unknown task in bench.tasks: 'heldout_los' \(did you mean heldout_loss\?\)"
+    ):
+        main(section("heldout_los"), "base", variant(tiny_model))
+    Path("data/benchmarks/hellaswag/validation.parquet").write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"hellaswag.*validation.parquet"):
+        main(section("hellaswag"), "base", variant(tiny_model))
 
 
 @pytest.mark.parametrize("task", ["helpdesk_triage", "heldout_loss"])

@@ -279,3 +279,21 @@ def test_label_items_are_the_questions_of_the_judge(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "judge.jsonl", [{"id": "x"}])
     with pytest.raises(ValueError, match=r'judge\.jsonl:1: no text in "question"'):
         list(label_items(tmp_path))
+
+
+def test_of_a_snapshot_only_what_it_tests_on_counts_and_a_group_is_its_tasks(tmp_path: Path) -> None:
+    """Its train split holds examples for the prompt: rows of the training data that come from there are no leak."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for task in ("one", "two"):
+        (tmp_path / task).mkdir()
+        for split in ("train", "test"):
+            pq.write_table(
+                pa.table({"id": ["own"], "text": [f"{task} {split}"]}), tmp_path / task / f"{split}.parquet"
+            )
+        (tmp_path / task / "card.json").write_text(json.dumps({"task": task, "tested": "test.parquet"}))
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both/card.json").write_text(json.dumps({"group": "both", "tasks": ["one", "two"]}))
+    found = [(item.benchmark, item.id, item.text) for item in benchmark_items(tmp_path / "both")]
+    assert found == [("one", "0000000", "own\none test"), ("two", "0000000", "own\ntwo test")]

@@ -30,9 +30,11 @@ class ChatTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval carries no ty
         """As lm-eval's, for a YAML that names this class."""
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
 
-    def fewshot_context(self, doc: Doc, *_: Any, chat_template: Callable[..., str], **__: Any) -> str:
-        """The prompt of one item as a string; `chat_template` renders turns with the model's own template."""
-        return chat_template(json.loads(doc["turns"]))
+    render: Callable[[list[dict[str, str]]], str]  # by the model's own chat template; evaluation.py sets it
+
+    def fewshot_context(self, doc: Doc, *_: Any, **__: Any) -> str:
+        """The prompt of one item as a string, through the chat template whether lm-eval's tasks are or not."""
+        return self.render(json.loads(doc["turns"]))
 
 
 def rows(path: str, prompt: dict[str, Any], fewshot: int, **_: Any) -> dict[str, Dataset]:
@@ -75,7 +77,7 @@ def _docs(path: Path, prompt: Prompt) -> Iterator[Doc]:
             raise ValueError(f"{path}: row {row['id']} ends with {last['role']!r}, not with an answer")
         yield {
             "id": row["id"],
-            "slice": row["meta"].get("style", ""),
+            "meta": json.dumps(row["meta"]),
             "turns": json.dumps(with_prompt(prompt, turns, examples=True)),
             "question": turns[-1]["content"] if turns else "",
             "target": last["content"],

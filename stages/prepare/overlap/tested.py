@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.common.files import read_jsonl
+from stages.common.files import read_json, read_jsonl
 from stages.prepare.overlap.leakage import Item
 
+CARD = "card.json"
 IDS = ("id", "task_id", "question_id")
 BATCH = 1024  # items at a time
 
@@ -16,9 +17,20 @@ BATCH = 1024  # items at a time
 def benchmark_items(folder: Path) -> Iterator[Item]:
     """Items of data/benchmarks/<task>/: the string fields of each row of every Parquet and JSON-lines file there.
 
-    An item's id is its own, or its row's number as bench writes it; with several files, after its file's name. Raises
-    ValueError naming what cannot be read, and where there is no file.
+    A snapshot (ops.snapshot) says in its card which file the task tests on, and that one counts: from the others come
+    examples for the prompt. A group's are its tasks'. An item's id is its own, or its row's number; with several files,
+    after its file's name; in a snapshot always the number, as bench writes it. Raises ValueError naming what cannot be
+    read, and where there is no file.
     """
+    card = read_json(folder / CARD) if (folder / CARD).is_file() else {}
+    if "tasks" in card:
+        for task in card["tasks"]:
+            yield from benchmark_items(folder.parent / task)
+        return
+    if "tested" in card:
+        for number, row in enumerate(_parquet(folder / card["tested"])):
+            yield _item(folder.name, f"{number:07d}", "\n".join(strings(row)))
+        return
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".parquet", ".jsonl"))
     if not files:
         raise ValueError(f"{folder} has no .parquet or .jsonl file: put its items there, or remove it")

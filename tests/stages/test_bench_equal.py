@@ -1,0 +1,203 @@
+"""bench's engine against the `lm_eval` command line: per item the same answers, scores and log-likelihoods.
+
+Six shapes of task on three architectures with random weights, and numeric match on GSM8K's real questions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+GSM8K = Path(__file__).resolve().parents[3] / "shared/data/gsm8k/test.jsonl"
+NATS = 1e-3
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {"num_key_value_heads": 2}, "qwen2": {"num_key_value_heads": 2}, "gpt_neox": {},
+}  # fmt: skip
+CHOICE = "output_type: multiple_choice\ndoc_to_target: gold\n"
+SHORT = "num_fewshot: 5\nfewshot_config: {sampler: first_n}\n"
+ACC = "".join(
+    f"  - {{metric: {name}, aggregation: mean, higher_is_better: true}}\n" for name in ("acc", "acc_norm")
+)
+ASKED = 'doc_to_text: "Question: {{q}}\\nAnswer:"\n'
+LETTERS = 'doc_to_text: "{{q}}\\nA. {{long[0]}}\\nB. {{long[1]}}\\nAnswer:"\ndoc_to_choice: [A, B]\n'
+MEAN = "metric_list:\n  - {metric: exact_match, aggregation: mean, higher_is_better: true}\n"
+TASKS = {
+    "choice_long": f"{CHOICE}{ASKED}doc_to_choice: long\nnum_fewshot: 0\nmetric_list:\n{ACC}",
+    "choice_drawn": f"{CHOICE}{ASKED}doc_to_choice: long\nnum_fewshot: 5\nmetric_list:\n{ACC}",
+    "choice_short": f"{CHOICE}{ASKED}doc_to_choice: short\n{SHORT}metric_list:\n{ACC}",
+    "choice_letter": f"{CHOICE}{LETTERS}{SHORT}metric_list:\n{ACC}",
+    "perplexity": (
+        "output_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: text\nmetric_list:\n"
+        "  - {metric: byte_perplexity, aggregation: weighted_perplexity, higher_is_better: false}\n"
+        "  - {metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}\n"
+    ),
+    "greedy": (
+        f"output_type: generate_until\n{ASKED}doc_to_target: answer\n{SHORT}"
+        "generation_kwargs: {until: ['Question:', ' the', \"\\n\\n\"], do_sample: false, max_gen_toks: 24}\n" + MEAN
+    ),
+    "number": (
+        f"output_type: generate_until\n{ASKED}doc_to_target: answer\nnum_fewshot: 0\n"
+        "generation_kwargs: {until: ['Question:'], do_sample: false, max_gen_toks: 16}\n"
+        "filter_list:\n  - name: number\n    filter:\n"
+        "      - {function: regex, group_select: -1, regex_pattern: '(-?[0-9.]+)'}\n"
+        "      - {function: take_first}\n" + MEAN
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tasks/*.yaml, their items, and a folder for each model."""
+    folder = tmp_path_factory.mktemp("equal")
+    (folder / "tasks").mkdir()
+    items = folder / "items.jsonl"
+    questions = lines()
+    items.write_text("".join(json.dumps(item(question)) + "\n" for question in questions))
+    data = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {items}, train: {items}}}}}\n"
+    for name, body in TASKS.items():
+        text = (
+            f"task: {name}\n{data}test_split: test\nfewshot_split: train\n{body}metadata: {{version: 1.0}}\n"
+        )
+        (folder / f"tasks/{name}.yaml").write_text(text)
+    tokenizer = tokenizer_of([question["question"] for question in questions])
+    for kind in KINDS:
+        model_of(kind, len(tokenizer)).save_pretrained(folder / kind)
+        tokenizer.save_pretrained(folder / kind)
+    return folder
+
+
+def lines() -> list[dict[str, str]]:
+    """Real questions where they are at hand, else sums."""
+    if GSM8K.is_file():
+        return [json.loads(line) for line in GSM8K.read_text(encoding="utf-8").splitlines()[:30]]
+    draw = random.Random(2)
+    sums = [(draw.randrange(90), draw.randrange(90)) for _ in range(30)]
+    return [
+        {"question": f"Ann has {a} pens and gets {b} more. How many has she now?", "answer": f"#### {a + b}"}
+        for a, b in sums
+    ]
+
+
+def item(line: dict[str, str]) -> dict[str, Any]:
+    draw, words = random.Random(line["question"]), line["question"].split()
+    return {
+        "q": line["question"], "answer": line["answer"].rpartition("#### ")[2], "gold": draw.randrange(2),
+        "long": [" ".join(draw.choices(words, k=draw.randrange(2, 10))) for _ in range(3)],
+        "short": [draw.choice(words) for _ in range(3)], "text": line["question"] * 9,
+    }  # fmt: skip
+
+
+def tokenizer_of(texts: list[str]) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<eos>", "<pad>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", pad_token="<pad>")
+
+
+def model_of(kind: str, vocabulary: int) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(5)
+    config = AutoConfig.for_model(
+        kind, vocab_size=vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=2048, bos_token_id=None, eos_token_id=0, pad_token_id=1, **KINDS[kind],
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)  # or all answers would be about as likely
+    return model
+
+
+def theirs(bench: Path, kind: str) -> dict[str, list[dict[str, Any]]]:
+    """Samples of the command line."""
+    command = [
+        *(
+            str(Path(sys.executable).with_name("lm_eval")),
+            "--model",
+            "hf",
+            "--device",
+            "cpu",
+            "--batch_size",
+            "4",
+        ),
+        *("--model_args", f"pretrained={bench / kind},dtype=float32", "--tasks", ",".join(TASKS)),
+        *(
+            "--include_path",
+            str(bench / "tasks"),
+            "--log_samples",
+            "--output_path",
+            str(bench / "out" / kind),
+        ),
+    ]
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(bench / "home"), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    files = {name: next((bench / "out" / kind).rglob(f"samples_{name}_*.jsonl")) for name in TASKS}
+    return {name: [json.loads(line) for line in path.open()] for name, path in files.items()}
+
+
+def ours(bench: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from stages.bench.config import Bench, Precision, Variant
+    from stages.bench.evaluation import compile_templates_once
+    from stages.bench.model import Scorer
+    from stages.common.prompt import Prompt
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(bench / "cache"))
+    cfg = Bench(1, 1, "equal", list(TASKS), 0, 7, 200, Prompt("none", "", [], 256), 0, False, [])
+    scorer = Scorer(cfg, Variant(str(bench / kind), "", Precision.fp32))
+    assert scorer.likelihood.trees
+    compile_templates_once()
+    manager = TaskManager(include_path=str(bench / "tasks"), include_defaults=False)
+    results = simple_evaluate(scorer, tasks=list(TASKS), task_manager=manager, bootstrap_iters=0)
+    found: dict[str, list[dict[str, Any]]] = results["samples"]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_item_is_answered_and_scored_as_by_lm_eval(
+    bench: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, found = theirs(bench, kind), ours(bench, kind, monkeypatch)
+    for task in TASKS:
+        assert len(found[task]) == len(expected[task]) == 30
+        for mine, other in zip(found[task], expected[task], strict=True):
+            assert mine["doc_id"] == other["doc_id"] and mine["prompt_hash"] == other["prompt_hash"]
+            same(task, mine["filtered_resps"], other["filtered_resps"])
+            for metric in other["metrics"]:
+                if isinstance(other[metric], int | float):
+                    assert mine[metric] == other[metric], (task, metric, mine["doc_id"])
+
+
+def same(task: str, mine: list[Any], other: list[Any]) -> None:
+    """Equal texts; (nats, greedy) and nats within NATS. The command line writes numbers and flags as texts."""
+    for one, two in zip(mine, other, strict=True):
+        if task in ("greedy", "number"):
+            assert one == two
+        elif isinstance(one, tuple):
+            assert float(one[0]) == pytest.approx(float(two[0]), abs=NATS)
+            assert str(one[1]) == str(two[1])
+        else:
+            assert float(one) == pytest.approx(float(two[0] if isinstance(two, list) else two), abs=NATS)

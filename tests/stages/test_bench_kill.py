@@ -1,0 +1,115 @@
+"""bench, killed between tasks by a real SIGKILL: what is finished is not asked again, and the results are the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.bench.__main__ import main
+from stages.bench.config import Bench, Precision, Variant
+from stages.bench.responses import Responses
+from stages.bench.slices import gap, slice_metrics
+from stages.common.prompt import Prompt
+from tests.small_project import HOUSE
+from tests.stages.test_bench import ROWS, write
+
+TASKS = ["heldout_loss", "helpdesk_intent", "helpdesk_triage"]
+# Ends itself when the third task of the suite is about to be asked.
+LIFE = """
+import os, signal, sys
+from stages.bench.responses import Responses
+real, asked = Responses.of, []
+def of(self, kind, task, requests, ask):
+    asked.append(task)
+    if len(asked) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, kind, task, requests, ask)
+Responses.of = of
+from tests.stages.test_bench_kill import run
+run(sys.argv[1])
+"""
+
+
+def run(model: str) -> Any:
+    cfg = Bench(7, 2, "sample", TASKS, 0, 2, 256, Prompt("p", "", [], 8), 0, True, ["style"])
+    return main(cfg, "base", Variant(model, "", Precision.fp32))
+
+
+def test_finished_tasks_are_not_asked_again_and_the_results_are_the_same(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.bench.generation import Generation
+    from stages.bench.likelihood import Likelihood
+
+    monkeypatch.chdir(tmp_path)
+    write(ROWS)
+    path = Path("data/results/base.parquet")
+    calm = run(str(tiny_model))
+    expected = path.read_bytes()
+    path.unlink()
+    assert not list(Path(".ckpt").glob("bench*"))
+
+    command = [sys.executable, "-c", LIFE, str(tiny_model)]
+    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(HOUSE)}, check=False)
+    assert killed.returncode == -signal.SIGKILL and not path.exists()
+    assert len(list(Path(".ckpt").glob("bench.base-*/*.json"))) == 2
+
+    asked = []
+    for kind, name in ((Likelihood, "score"), (Generation, "complete")):
+        real = getattr(kind, name)
+
+        def spy(self: Any, *given: Any, name: str = name, real: Any = real) -> Any:
+            asked.append(name)
+            return real(self, *given)
+
+        monkeypatch.setattr(kind, name, spy)
+    assert run(str(tiny_model)) == calm
+    assert path.read_bytes() == expected and len(asked) == 1
+
+
+def test_answers_are_kept_for_the_very_same_requests_alone(tmp_path: Path) -> None:
+    kept = Responses(tmp_path / "work")
+    asked = [("a", "b"), ("a", "c")]
+    assert (
+        kept.of("loglikelihood", "t", asked, lambda: [[-1.5, 2, True], [float("-inf"), 1, False]]) is not None
+    )
+    again = kept.of("loglikelihood", "t", asked, pytest.fail)
+    assert again == [[-1.5, 2, True], [float("-inf"), 1, False]]
+    assert kept.of("loglikelihood", "t", asked[:1], lambda: ["other"]) == ["other"]
+    assert kept.of("generate", "t", asked, lambda: ["another"]) == ["another"]
+    assert kept.of("loglikelihood", "u", asked, lambda: ["third"]) == ["third"]
+
+
+def rows(scores: dict[str, list[float]], dirty: int = 0) -> list[Any]:
+    found = []
+    for style, values in scores.items():
+        found += [
+            {"task": "t", "slices": {"style": style}, "scores": {"acc": value}, "clean": True}
+            for value in values
+        ]
+    for row in found[:dirty]:
+        row["clean"] = False
+    return found
+
+
+def test_slices_and_their_gap_by_hand() -> None:
+    found = slice_metrics(rows({"a": [1.0] * 30 + [0.0] * 10, "b": [1.0] * 10 + [0.0] * 10}, dirty=8), 7)
+    assert found["t/acc/style:a"]["value"] == 0.75 and found["t/acc/style:b"]["n"] == 20
+    whole = found["t/acc/style:gap"]
+    assert whole["value"] == 0.25 and whole["n"] == 60 and whole["lo"] < 0.25 < whole["hi"]
+    # sqrt(.75*.25/40 + .5*.5/20) = 0.131: the normal interval is 0.25 -+ 0.257
+    assert whole["lo"] == pytest.approx(-0.007, abs=0.04) and whole["hi"] == pytest.approx(0.507, abs=0.04)
+    assert found["t/acc/clean"] | {"lo": 0, "hi": 0} == {"value": 32 / 52, "lo": 0, "hi": 0, "n": 52}
+    assert gap([[1.0, 1.0], [0.0, 0.0]], 1) == {"value": 1.0, "lo": 1.0, "hi": 1.0, "n": 4}
+
+
+def test_one_slice_alone_is_the_whole_and_is_not_shown_twice() -> None:
+    assert slice_metrics(rows({"a": [1.0, 0.0]}), 7) == {}
+    assert json.loads(json.dumps(slice_metrics([], 7))) == {}
