@@ -29,6 +29,8 @@ def test_a_sweep_from_the_queue(clone: Clone) -> None:
     clone.dvc("queue", "start", "-j", "2")
     wait_for("the end of the queue", lambda: not unfinished(clone))
 
+    clone.module("ops.sync")  # on a machine that has much else to do, a stage does not wait for its mirror
+
     experiments = shown(clone)
     assert sorted(experiments.values()) == sorted(map(float, RATES)), clone.dvc("queue", "status").stdout
     runs = clone.runs()
