@@ -33,16 +33,16 @@ GOOD = "def add(a, b):\n    return a + b\n\nassert add(1, 2) == 3\n"
 SECRET = "s3cr3t-of-the-stage"
 
 
-@pytest.fixture(params=sandbox.WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """One of the two ways; what is not on PATH is not found."""
+@pytest.fixture(scope="module", params=sandbox.WAYS)
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """One of the two ways, and only it."""
     if request.param == sandbox.BUBBLEWRAP and not shutil.which("bwrap"):
         pytest.skip("bubblewrap is not installed")
-    if request.param == sandbox.OWN:
-        monkeypatch.setenv("PATH", "/nowhere")
-    isolation.cache_clear()
-    assert isolation(LIMITS) == request.param
-    yield request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "WAYS", (request.param,))
+        isolation.cache_clear()
+        assert isolation(LIMITS) == request.param
+        yield request.param
     isolation.cache_clear()
 
 
@@ -116,7 +116,7 @@ ONLY_INSIDE = {
     "root": "import os\nos.setuid(0)\nwon = True",
     "root by a program": "import subprocess\nwon = subprocess.run(['su', '-c', 'true'], stdin=-3).returncode == 0",
     "the hypervisor": "import socket\nsocket.socket(40, socket.SOCK_STREAM)\nwon = True",  # vsock has no namespaces
-    "shared memory no limit counts": "import ctypes\nwon = ctypes.CDLL(None).shmget(0, 1 << 33, 0o1600) >= 0",
+    "shared memory no limit counts": "import ctypes\nwon = ctypes.CDLL(None).shmget(0, 1 << 30, 0o1600) >= 0",
     "a file too large": "open('x', 'wb').write(bytes(16 << 20))\nwon = True",
     "files that fill /tmp": "for n in range(4):\n    open(str(n), 'wb').write(bytes(4 << 20))\nwon = True",
     "files that fill /dev/shm": "for n in range(4):\n    open(f'/dev/shm/{n}', 'wb').write(bytes(4 << 20))\nwon = True",
@@ -137,7 +137,6 @@ def test_no_way_out_is_open(name: str, way: str, target: dict[str, str]) -> None
     assert verdict.outcome is Outcome.failed and "SECRET" not in verdict.reason, verdict
     assert not any(word in verdict.reason for word in ("NameError", "SyntaxError", "TypeError")), verdict
     assert not Path(target["FOLDER"], "written").exists()
-    assert run_program(GOOD, LIMITS) == Verdict(Outcome.passed, "")
 
 
 @pytest.mark.parametrize("name", OPEN_OUTSIDE)
@@ -285,7 +284,7 @@ def test_the_sandbox_dies_with_the_stage(way: str) -> None:
     number = int.from_bytes(os.urandom(4))
     script = (
         f"import itertools\nfrom stages.bench import sandbox\nsandbox._runs = itertools.repeat({number})\n"
-        f"limits = sandbox.{LIMITS}\nsandbox.isolation(limits)\nprint('on', flush=True)\n"
+        f"sandbox.WAYS, limits = ({way!r},), sandbox.{LIMITS}\nsandbox.isolation(limits)\nprint('on', flush=True)\n"
         f"sandbox.run_program({DAEMON + 'time.sleep(1e6)'!r}, limits)"
     )
     uid = sandbox.USERS[number % len(sandbox.USERS)] if os.geteuid() == 0 else os.geteuid()
@@ -475,18 +474,15 @@ def test_a_normal_user_has_the_same_walls(way: str, target: dict[str, str]) -> N
         "8 GB": TOO_MUCH["8 GB in processes"][0],
     }
     script = (
-        "import json, sys\nfrom stages.bench import sandbox\n"
-        f"for name, program in json.load(sys.stdin).items():\n"
+        f"import json, sys\nfrom stages.bench import sandbox\nsandbox.WAYS = ({way!r},)\n"
+        "for name, program in json.load(sys.stdin).items():\n"
         f"    print(name, sandbox.run_program(program, sandbox.{LIMITS}).outcome.value, sep=': ')\n"
-        f"print(sandbox.isolation(sandbox.{LIMITS}))"
     )
     user = ["/usr/bin/setpriv", "--reuid", "4242", "--regid", "4242", "--clear-groups"]
     command = [*user, str(SYSTEM_PYTHON), "-c", script]
     ran = subprocess.run(
         command, cwd=ROOT, input=json.dumps(programs), capture_output=True, text=True, check=True
     )
-    *told, used = ran.stdout.splitlines()
-    found = dict(line.split(": ") for line in told)
-    assert used == way
+    found = dict(line.split(": ") for line in ran.stdout.splitlines())
     assert found.pop("good") == "passed" and found.pop("8 GB") == "out of memory"
     assert set(found.values()) == {"failed"}
