@@ -9,6 +9,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # DVC runs `python -m stages...`: the venv's python has to be the first on PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# A worker a core; the stages they start take the threads of their section all the same.
+CORES := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: run setup setup-dev test test-fast soak lint ui doctor summary help
 
@@ -32,10 +34,10 @@ $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
 	@touch $@
 
 test: setup-dev  ## set up and run all tests
-	@python -m pytest
+	@python -m pytest $(CORES)
 
 test-fast: setup-dev  ## the tests that take seconds
-	@python -m pytest -m "not slow"
+	@python -m pytest $(CORES) -m "not slow"
 
 soak: setup-dev  ## the long proofs: hundreds of kills instead of a few
 	@LATHE_SOAK=1 python -m pytest -m soak --timeout 7200

@@ -19,6 +19,21 @@ CHAT_TEMPLATE = (
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under xdist a module stays on one worker, with its fixtures; so do all that need the finished pipeline, made once.
+
+    The longest go first, so that no worker ends with one of them alone.
+    """
+    groups: dict[str, bool] = {}
+    for item in items:
+        life = "finished" in getattr(item, "fixturenames", ())
+        group = "life" if life else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+        groups[group] = groups.get(group, False) or item.get_closest_marker("slow") is not None
+    name = {item: str(next(item.iter_markers("xdist_group")).args[0]) for item in items}
+    items.sort(key=lambda item: (name[item] != "life", not groups[name[item]], name[item]))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_store_of_another_module() -> None:
     """MLflow's set_tracking_uri writes MLFLOW_TRACKING_URI into this process's environment, for good."""
