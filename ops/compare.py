@@ -3,12 +3,12 @@
     python -m ops.compare main .                                 # a revision against the working tree
     python -m ops.compare .:base .:tuned                         # two variants
     python -m ops.compare HelpdeskAssistant@champion my-experiment --margin 0.01
-    python -m ops.compare main . --noise seed1.parquet seed2.parquet seed3.parquet
+    python -m ops.compare main . --noise .lathe/noise/tuned
 
 What A and B may be stands in ops/results.py. Right or wrong is tested by McNemar's exact test, other scores by
 flipping signs, all corrected together (Holm). Scores that are no mean over items (perplexity, corpus BLEU) are
-not compared. `--noise` takes repeats of one model (another seed, batch size, precision; A or B may be among
-them; of three or more, or their spread is a guess): a difference that two of them would show too does not count.
+not compared. `--noise` takes repeats of one model (a folder that `ops.noise` filled, or what A and B may be; of
+three or more, or their spread is a guess): a difference that two of them would show too does not count.
 Exit status: 0 nothing is significantly worse, 1 something is, 2 the two cannot be compared.
 """
 
@@ -122,9 +122,10 @@ def markdown(
 def _compare(options: argparse.Namespace, root: Path) -> int:
     if not 0 <= options.margin < math.inf:
         raise ValueError(f"--margin {options.margin:g}: give the fall that is tolerated, 0 or more")
-    if len(options.noise) == 1:
+    noise = [each for name in options.noise for each in _repeats(name, root)]
+    if len(noise) == 1:
         raise ValueError("--noise takes at least two repeats of one model; A or B may be one of them")
-    a, b, *repeats = (read(name, options.variant, root) for name in (options.a, options.b, *options.noise))
+    a, b, *repeats = (read(name, options.variant, root) for name in (options.a, options.b, *noise))
     comparisons = compare(
         a.scores, b.scores, directions(root), options.margin, [each.scores for each in repeats]
     )
@@ -150,6 +151,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     return parser
+
+
+def _repeats(name: str, root: Path) -> list[str]:
+    """A folder of repeats stands for its files."""
+    files = sorted((root / name).glob("*.parquet")) if (root / name).is_dir() else []
+    return [
+        path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path) for path in files
+    ] or [name]
 
 
 class _Tagless(yaml.SafeLoader):

@@ -20,7 +20,7 @@ SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assista
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under xdist a module stays on one worker, with its fixtures; so do all that need the finished pipeline, made once.
+    """Under xdist a module stays on one worker, and so do all that need the finished pipeline, which is made once.
 
     The longest go first, so that no worker ends with one of them alone.
     """

@@ -69,7 +69,7 @@ def run(section: type[Section], main: Callable[..., Metrics], variant: type[Any]
     stage = section.__name__.lower()
     if "DVC_ROOT" in os.environ:
         die_with_parent()
-    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    hush()
     log_file = Path(tempfile.mkstemp(prefix=f"lathe-{stage}-", suffix=".log")[1])
     logging.basicConfig(
         level=os.environ.get("LATHE_LOG_LEVEL", "INFO"),
@@ -77,8 +77,6 @@ def run(section: type[Section], main: Callable[..., Metrics], variant: type[Any]
         handlers=[logging.StreamHandler(), logging.FileHandler(log_file)],
         force=True,
     )
-    for name, level in QUIETER.items():
-        logging.getLogger(name).setLevel(level)
     try:
         execute(load(stage, section, sys.argv[1:], variant), main, log_file)
     except ValueError as error:
@@ -86,6 +84,13 @@ def run(section: type[Section], main: Callable[..., Metrics], variant: type[Any]
         sys.exit(f"{stage}: {error}")
     finally:
         log_file.unlink(missing_ok=True)
+
+
+def hush() -> None:
+    """No telemetry, no network probes, and of the libraries' messages those that matter."""
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    for name, level in QUIETER.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def load(

@@ -1,0 +1,162 @@
+"""How far a variant's scores move by themselves: `python -m ops.noise tuned --seeds 18 19 --batch-size 7`.
+
+    python -m ops.noise tuned                               one other seed, one other batch size, the other precision
+    python -m ops.compare main . --noise .lathe/noise/tuned
+
+Nothing of the model changes between these runs of its suite: the seed draws other few-shot examples, batches of
+another size round otherwise, and so does another precision. Each repeat is kept under .lathe/noise/<variant>/ as a
+file that `ops.compare` reads, the plain run among them; one that is there already, of the same model, section and
+code, is not run again. The table has, by metric, how far each repeat moves the mean, on which share of the items,
+and how far two runs are apart at most in 95 of 100 cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ops.comparison import Spread, spread
+from ops.results import parse
+from stages.bench.config import Bench, Precision, Variant
+from stages.common.run import Loaded, hush, load, seed_everything
+from stages.register.evidence import Scores
+
+KEPT = Path(".lathe/noise")
+PLAIN = "plain"
+LEGEND = (
+    "A repeat's column: how far it moves the plain run's mean, and on which share of the items the score differs.\n"
+    "limit: how far two single runs are apart at most in 95 of 100 cases; of two or three runs a guess."
+)
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """The same suite on the same model with one thing changed; `name` says which, and names its file."""
+
+    name: str
+    cfg: Bench
+    variant: Variant
+
+
+def main(arguments: Sequence[str], root: Path) -> None:
+    """Run what is missing, print the table. Raises ValueError as the stage does, and where nothing would change."""
+    options = _parser().parse_args(arguments)
+    hush()
+    loaded = load("bench", Bench, [options.variant], Variant)
+    found = {each.name: _scores(each, root / KEPT / options.variant) for each in repeats(loaded, options)}
+    _print(options.variant, found)
+    print(f"compare reads them: python -m ops.compare A B --noise {KEPT / options.variant}")
+
+
+def repeats(loaded: Loaded, options: argparse.Namespace) -> list[Repeat]:
+    """The plain run first, then one for each changed seed, batch size and precision."""
+    cfg, variant = loaded.section, loaded.target
+    usual = not (options.seeds or options.batch_size or options.precision)
+    seeds = [cfg.seed + 1] if usual else options.seeds
+    sizes = [max(1, cfg.batch_size // 2)] if usual else options.batch_size
+    other = Precision.bf16 if variant.precision is Precision.fp32 else Precision.fp32
+    precisions = [other] if usual else [Precision[name] for name in options.precision]
+    found = [Repeat(PLAIN, cfg, variant)]
+    found += [Repeat(f"seed-{seed}", replace(cfg, seed=seed), variant) for seed in seeds if seed != cfg.seed]
+    for size in sizes:
+        # Likelihoods know no batch of so many prompts: theirs is one of so many tokens
+        scale = max(1, cfg.batch_tokens * size // cfg.batch_size)
+        changed = replace(cfg, batch_size=size, batch_tokens=scale)
+        found += [Repeat(f"batch-{size}", changed, variant)] if size != cfg.batch_size else []
+    for precision in precisions:
+        changed_variant = replace(variant, precision=precision)
+        found += [Repeat(precision.name, cfg, changed_variant)] if precision is not variant.precision else []
+    if len(found) == 1:
+        raise ValueError(
+            "nothing is changed: --seeds, --batch-size or --precision other than the section's own"
+        )
+    return found
+
+
+def _scores(repeat: Repeat, folder: Path) -> Scores:
+    """Per-item scores of a repeat, run unless its file is there."""
+    from stages.bench.fingerprint import fingerprint
+
+    digest = fingerprint(repeat.cfg, repeat.variant)
+    path = folder / f"{repeat.name}-{digest}.parquet"
+    if not path.is_file():
+        for old in folder.glob(f"{repeat.name}-*.parquet"):
+            old.unlink()  # of another model, section or code
+        _run(repeat, path)
+    return parse(path.read_bytes(), repeat.name, str(path)).scores
+
+
+def _run(repeat: Repeat, path: Path) -> None:
+    from stages.bench.evaluation import evaluate
+    from stages.bench.model import Scorer
+    from stages.bench.results import item_rows, write_rows
+
+    print(f"{repeat.name}:", flush=True)
+    seed_everything(repeat.cfg)
+    results = evaluate(repeat.cfg, Scorer(repeat.cfg, repeat.variant))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_rows(path, item_rows(results, repeat.cfg.slices, set()))
+
+
+def table(found: dict[str, Scores]) -> list[list[str]]:
+    """Heads, then a row for each metric: the plain run's mean, each repeat's move and changed items, the limit."""
+    plain, others = found[PLAIN], [name for name in found if name != PLAIN]
+    lines = [["metric", "n", "plain", *others, "limit"]]
+    for metric, scores in sorted(plain.items()):
+        cells = [metric, str(len(scores)), f"{sum(scores.values()) / len(scores):.4f}"]
+        for name in others:
+            moved = spread([scores, found[name].get(metric, {})])
+            cells.append(_moved(scores, found[name][metric], moved) if moved else "not scored")
+        whole = spread([each[metric] for each in found.values() if metric in each])
+        lines.append([*cells, f"{whole.limit:.4f}" if whole else ""])
+    return lines
+
+
+def _moved(plain: dict[str, float], other: dict[str, float], moved: Spread) -> str:
+    shared = plain.keys() & other.keys()
+    difference = sum(other[item] - plain[item] for item in shared) / len(shared)
+    return f"{difference:+.4f} ({100 * moved.flip_rate:.1f} %)"
+
+
+def _print(variant: str, found: dict[str, Scores]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    head, *lines = table(found)
+    shown = Table(
+        title=f"{variant}: what moves when the model does not", title_justify="left", box=SIMPLE_HEAD
+    )
+    for name in head:
+        shown.add_column(name, justify="left" if name == "metric" else "right")
+    for line in lines:
+        shown.add_row(*line)
+    console = Console(width=max(130, Console().width))
+    console.print(shown)
+    console.print(LEGEND, style="dim")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ops.noise", description="How far scores move by themselves."
+    )
+    parser.add_argument("variant", help="one of `variants` in params.yaml")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[], metavar="N", help="of the few-shot examples"
+    )
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[], metavar="N")
+    names = [precision.name for precision in Precision]
+    parser.add_argument(
+        "--precision", nargs="+", default=[], choices=names, metavar="P", help=", ".join(names)
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:], Path.cwd())
+    except ValueError as problem:
+        sys.exit(f"noise: {problem}")

@@ -1,0 +1,63 @@
+"""ops.noise: repeats of a suite on one model, kept and not run again, and ops.compare reads them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ops import compare, noise
+from tests.ops import bench_project
+
+FOLDER = Path(".lathe/noise/base")
+TASKS = ["heldout_loss", "helpdesk_intent"]
+
+
+@pytest.fixture
+def model(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    copied = tmp_path / "model"
+    shutil.copytree(tiny_model, copied)
+    bench_project.make(copied, TASKS)
+    return copied
+
+
+def test_repeats_are_kept_and_compare_reads_them(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise.main(["base", "--seeds", "8", "--batch-size", "1", "--precision", "bf16"], Path.cwd())
+    made = {path.name.rpartition("-")[0]: path for path in FOLDER.iterdir()}
+    assert sorted(made) == ["batch-1", "bf16", "plain", "seed-8"]
+    out = capsys.readouterr().out
+    assert "+0.0000 (0.0 %)" in out  # no few-shot example is drawn, so the seed moves nothing
+    assert "heldout_loss/nll_per_token" in out and "limit" in out
+
+    times = {path: path.stat().st_mtime_ns for path in FOLDER.iterdir()}
+    noise.main(["base", "--seeds", "8", "--batch-size", "1", "--precision", "bf16"], Path.cwd())
+    assert times == {path: path.stat().st_mtime_ns for path in FOLDER.iterdir()}
+
+    assert compare.main([str(made["plain"]), str(made["bf16"]), "--noise", str(FOLDER)]) == 0
+    assert "repeats" in capsys.readouterr().out
+
+
+def test_repeats_of_another_model_are_run_anew(model: Path) -> None:
+    noise.main(["base", "--seeds", "8"], Path.cwd())
+    before = {path.name for path in FOLDER.iterdir()}
+    (model / "NOTES").write_text("another model, by its digest")
+    noise.main(["base", "--seeds", "8"], Path.cwd())
+    after = {path.name for path in FOLDER.iterdir()}
+    assert len(after) == 2 and not before & after
+
+
+def test_nothing_to_change_is_refused(model: Path) -> None:
+    with pytest.raises(ValueError, match="nothing is changed"):
+        noise.main(["base", "--precision", "fp32"], Path.cwd())
+
+
+def test_the_table_says_how_far_each_repeat_moves() -> None:
+    plain = {"t/acc": {"a": 1.0, "b": 0.0, "c": 1.0, "d": 0.0}, "t/loss": {"a": 2.0}}
+    other = {"t/acc": {"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.0}}
+    head, *lines = noise.table({"plain": plain, "seed-2": other})
+    assert head == ["metric", "n", "plain", "seed-2", "limit"]
+    # SD of the means 0.5 and 0.75 is 0.1768; 1.96 * sqrt(2) * that is 0.4900
+    assert lines[0] == ["t/acc", "4", "0.5000", "+0.2500 (25.0 %)", "0.4900"]
+    assert lines[1] == ["t/loss", "1", "2.0000", "not scored", ""]
