@@ -20,10 +20,11 @@ METRICS = "metric_list:\n" + "".join(
 )
 CHOICE = "output_type: multiple_choice\ndoc_to_target: '{{gold}}'\n"
 ARC = 'doc_to_text: "Question: {{q}}\\nAnswer:"\ndoc_to_choice: "{{short}}"\n'
-# zero: HellaSwag's shape, a short beginning and four long ends; arc: a question and four answers of a few words; few:
-# the same behind five fixed examples; drawn: behind five that are drawn for each item, as most of lm-eval's tasks do.
+# zero: HellaSwag's shape, a story of a few sentences and four ends of a sentence each; arc: a question and four answers
+# of a few words; few: the same behind five fixed examples; drawn: behind five that are drawn for each item, as most of
+# lm-eval's tasks do.
 TASKS = {
-    "zero": f'{CHOICE}doc_to_text: "{{{{begin}}}}"\ndoc_to_choice: "{{{{long}}}}"\nnum_fewshot: 0\n{METRICS}',
+    "zero": f'{CHOICE}doc_to_text: "{{{{q}}}}"\ndoc_to_choice: "{{{{long}}}}"\nnum_fewshot: 0\n{METRICS}',
     "arc": f"{CHOICE}{ARC}num_fewshot: 0\n{METRICS}",
     "few": f"{CHOICE}{ARC}num_fewshot: 5\nfewshot_config: {{sampler: first_n}}\n{METRICS}",
     "drawn": f"{CHOICE}{ARC}num_fewshot: 5\n{METRICS}",
@@ -62,11 +63,10 @@ def main(folder: Path, count: int) -> Path:
 
 
 def item(line: dict[str, str]) -> dict[str, Any]:
-    """A question, its first words and what may come after them, short answers, and which is right."""
+    """A question, ends and short answers made of its words, and which is right."""
     draw, words = random.Random(line["question"]), line["question"].split()
     return {
         "q": line["question"],
-        "begin": " ".join(words[:12]),
         "long": [" ".join(draw.sample(words, min(len(words), 20))) for _ in range(4)],
         "short": [" ".join(draw.sample(words, 3)) for _ in range(4)],
         "gold": draw.randrange(4),
