@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from stages.common.cluster import on_ray
 from stages.common.files import fresh_dir
 from stages.common.job import Job, run_parcel, run_shard, window
+from stages.common.workers import workers
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -45,12 +46,12 @@ def map_shards(
     """
     from tqdm import tqdm
 
-    run, workers = _backend(), _workers()
+    run, count = _backend(), workers()
     _sweep(out_dir)
     job = Job(fn, shards, out_dir.absolute(), label)
     left = len(job.todo())
     with tqdm(total=len(shards), initial=len(shards) - left, desc=label, unit="shard", mininterval=1) as bar:
-        (run if min(workers, left) > 1 else _here)(job, workers, bar)
+        (run if min(count, left) > 1 else _here)(job, count, bar)
     _sweep(out_dir)
     return job.folders()
 
@@ -60,13 +61,6 @@ def _backend() -> Callable[[Job[Any], int, tqdm[Any]], None]:
     if name not in known:
         raise ValueError(f"LATHE_BACKEND={name!r} in the environment: set it to {' or '.join(known)}")
     return known[name]
-
-
-def _workers() -> int:
-    text = os.environ.get("LATHE_WORKERS") or str(os.cpu_count() or 1)
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise ValueError(f"LATHE_WORKERS={text!r} in the environment: set it to a whole number from 1 up")
-    return int(text)
 
 
 def _sweep(out_dir: Path) -> None:
