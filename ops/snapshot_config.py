@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from stages.bench.snapshot import DATASET, Function, module_file, parse
+from ops.snapshot_code import sandboxed
+from ops.snapshot_functions import functions, rename
+from stages.bench.modules import module_file
+from stages.bench.snapshot import DATASET, Function, parse
 from stages.common.files import sha256
 
 LM_EVAL = "lm_eval.tasks"
@@ -59,7 +61,8 @@ class Recipe:
 def recipe(name: str, path: Path) -> Recipe:
     """The recipe of a task that lm-eval defines at `path`.
 
-    Raises ValueError, one line, for a task whose rows are no dataset's, or whose metric is code to be downloaded.
+    Raises ValueError, one line, for a task whose rows are no dataset's, whose metric is code to be downloaded, or which
+    executes what a model writes and is not known to do so in our sandbox.
     """
     config = flat(path)
     for key, what in (("class", "a Python class"), ("custom_dataset", "a function of lm-eval's")):
@@ -69,6 +72,7 @@ def recipe(name: str, path: Path) -> Recipe:
             )
     if "dataset_path" not in config:
         raise ValueError(f"{name}: {path} names no dataset_path, so there is no snapshot of it")
+    config = sandboxed(name, config)
     _keep_local(name, config)
     kwargs = {k: v for k, v in (config.pop("dataset_kwargs", None) or {}).items() if k not in DROPPED}
     revision = kwargs.pop("revision", None)
@@ -87,15 +91,6 @@ def flat(path: Path) -> dict[str, Any]:
     for include in includes if isinstance(includes, list) else [includes]:
         merged |= {key: value for key, value in flat(path.parent / include).items() if key != "task_list"}
     return merged | config
-
-
-def rename(value: Any, change: Callable[[Function], Function]) -> Any:
-    """A copy of a YAML value with each function changed."""
-    if isinstance(value, Function):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: rename(inner, change) for key, inner in value.items()}
-    return [rename(inner, change) for inner in value] if isinstance(value, list) else value
 
 
 def group(name: str, path: Path, tags: dict[str, list[str]], known: set[str]) -> dict[str, Any]:
@@ -119,7 +114,7 @@ def text(config: dict[str, Any]) -> str:
 
 def modules(config: Any) -> dict[str, str]:
     """Hash of each lm-eval module that a configuration's functions are from, or that those import, by name."""
-    todo = {function.rpartition(".")[0] for function in _functions(config) if function.startswith(LM_EVAL)}
+    todo = {function.rpartition(".")[0] for function in functions(config) if function.startswith(LM_EVAL)}
     found: dict[str, str] = {}
     while todo:
         module = todo.pop()
@@ -144,19 +139,11 @@ def _module(function: Function, path: Path) -> Function:
     module, _, name = function.rpartition(".")
     beside = (path.parent / f"{module.replace('.', '/')}.py").resolve()
     if beside.is_file():
-        inner = beside.relative_to(module_file(LM_EVAL).parent).with_suffix("")
+        inner = beside.relative_to(module_file(LM_EVAL).parent.resolve()).with_suffix("")
         return Function(".".join((LM_EVAL, *inner.parts, name)))
     if not module.startswith(f"{LM_EVAL}."):
         raise ValueError(f"{path}: !function {function} is not from {LM_EVAL}, so it would not be imported")
     return function
-
-
-def _functions(value: Any) -> Iterator[Function]:
-    if isinstance(value, Function):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _functions(inner)
 
 
 def _imported(module: str, path: Path) -> set[str]:

@@ -11,13 +11,14 @@ def main(folder: Path) -> None:
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
-    from stages.bench.config import Bench, Precision, Variant
+    from stages.bench.config import Bench, Code, Precision, Variant
     from stages.bench.evaluation import compile_templates_once
     from stages.bench.model import Scorer
     from stages.common.prompt import Prompt
 
     compile_templates_once()
-    cfg = Bench(1, 2, "cold", ["arc"], 1, 8, 512, Prompt("none", "", [], 256), 0, False, [])
+    code = Code(False, 30, 3, 1 << 30, 8, 1 << 23)
+    cfg = Bench(1, 2, "cold", ["arc"], 1, 8, 512, Prompt("none", "", [], 256), 0, False, [], code)
     model = Scorer(cfg, Variant(str(folder / "model"), "", Precision.fp32))
     loaded = TaskManager(include_path=str(folder / "tasks"), include_defaults=False).load(["arc"])
     for task in loaded["tasks"].values():

@@ -25,6 +25,21 @@ class Variant:
 
 
 @dataclass
+class Code:
+    """Whether programs that the model writes are executed, in the sandbox, and what each of them may use.
+
+    `wall` and `cpu` are seconds, `memory` is address space in bytes; `file_bytes` is also what it may have in /tmp.
+    """
+
+    run: bool
+    wall: float
+    cpu: int
+    memory: int
+    processes: int
+    file_bytes: int
+
+
+@dataclass
 class Bench:
     """Everything but the variant that decides a result."""
 
@@ -39,3 +54,4 @@ class Bench:
     fewshot: int
     chat_template: bool
     slices: list[str]
+    code: Code

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from stages.bench import snapshot
 from stages.bench.config import Bench
+from stages.bench.programs import execute, limits_of
+from stages.bench.responses import Responses
+from stages.bench.sandbox import isolation
+from stages.common.workers import workers
 
 if TYPE_CHECKING:
     from stages.bench.model import Scorer
@@ -21,8 +25,8 @@ RESAMPLES = 1000
 def evaluate(cfg: Bench, model: Scorer) -> dict[str, Any]:
     """lm-eval's results, with `samples`, of the section's tasks on `model`.
 
-    Raises ValueError on an unknown task, a missing or changed snapshot, a template that does not fit its items, and
-    our own tasks asked of a model without a chat template.
+    Raises ValueError on an unknown task, a missing or changed snapshot, a template that does not fit its items, our own
+    tasks asked of a model without a chat template, and where `set_execution` does.
     """
     from jinja2.exceptions import TemplateError
     from lm_eval.evaluator import evaluate as run_tasks
@@ -34,6 +38,7 @@ def evaluate(cfg: Bench, model: Scorer) -> dict[str, Any]:
             if name in own_tasks():
                 _set_decoding(cfg, task, model)
             _set_fewshot(cfg, task)
+        set_execution(cfg, loaded["tasks"], model.responses)
         results: dict[str, Any] = run_tasks(
             model,
             loaded,
@@ -42,6 +47,7 @@ def evaluate(cfg: Bench, model: Scorer) -> dict[str, Any]:
             system_instruction=cfg.prompt.system or None,
             apply_chat_template=cfg.chat_template and bool(model.tokenizer.chat_template),
             fewshot_as_multiturn=True,
+            confirm_run_unsafe_code=cfg.code.run,
         )
     except TemplateError as error:
         raise ValueError(
@@ -76,6 +82,34 @@ def load_tasks(cfg: Bench) -> dict[str, Any]:
         metadata={"prompt": asdict(cfg.prompt), "fewshot": cfg.fewshot},
     )
     return dict(manager.load([*(name for name in cfg.tasks if name in own), *snapshot.untagged(public)]))
+
+
+def set_execution(cfg: Bench, tasks: dict[str, Any], kept: Responses) -> None:
+    """Let the tasks whose answers are programs execute them, in the sandbox.
+
+    Raises ValueError, before anything is generated, where the section does not allow it, where there is no sandbox, and
+    for a task that would do without.
+    """
+    from stages.bench.tasks.code import CodeTask
+
+    code = {name: task for name, task in tasks.items() if isinstance(task, CodeTask)}
+    marked = [name for name, task in tasks.items() if getattr(task, "UNSAFE_CODE", False)]
+    if foreign := [name for name in marked if name not in code]:
+        raise ValueError(
+            f"{', '.join(foreign)} would execute what the model writes in this process, outside of the sandbox, and is "
+            f"refused: `class: !function {snapshot.CODE_TASK}` in its YAML executes it inside"
+        )
+    if code and not cfg.code.run:
+        raise ValueError(
+            f"{', '.join(code)} of bench.tasks executes programs that the model writes, and bench.code.run is false: "
+            "`python -m ops.compose bench.code.run=true` (or `dvc exp run -S bench.code.run=true`) lets it, in a "
+            "sandbox"
+        )
+    limits, count = limits_of(cfg.code), workers()
+    if code:
+        isolation(limits)
+    for name, task in code.items():
+        task.execute = functools.partial(execute, limits=limits, count=count, task=name, kept=kept)
 
 
 def compile_templates_once() -> None:

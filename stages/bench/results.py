@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, TypedDict
 
+from stages.bench.programs import Tried
 from stages.common.files import write_bytes
 from stages.common.statistics import Z95, Metric, Metrics, bootstrap, wilson
 
@@ -17,7 +18,8 @@ class Row(TypedDict):
     """One item of one task.
 
     `slices` maps a field to the item's value, `scores` a metric to a number; `loglikelihoods` (nats) has one number for
-    each answer that was scored, none where the answer was generated; `clean` is False where a training row overlaps it.
+    each answer that was scored, none where the answer was generated; `clean` is False where a training row overlaps it;
+    `verdicts` says how each program that was generated ended, and is no column of results without programs.
     """
 
     task: str
@@ -29,6 +31,7 @@ class Row(TypedDict):
     scores: dict[str, float]
     loglikelihoods: list[float]
     clean: bool
+    verdicts: list[str]
 
 
 def item_rows(results: dict[str, Any], fields: list[str], dirty: set[tuple[str, str]]) -> list[Row]:
@@ -52,8 +55,11 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {"loglikelihoods": pa.list_(pa.float64()), "clean": pa.bool_()}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in Row.__annotations__])
+    kinds = {"loglikelihoods": pa.list_(pa.float64()), "clean": pa.bool_(), "verdicts": pa.list_(pa.string())}
+    names = [
+        name for name in Row.__annotations__ if name != "verdicts" or any(row["verdicts"] for row in rows)
+    ]
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
     flat = [row | {name: _json(row[name]) for name in ("scores", "slices")} for row in rows]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(flat, schema=schema), buffer)
@@ -101,18 +107,32 @@ def _row(task: str, sample: dict[str, Any], fields: list[str]) -> Row:
         "scores": {f"{name}{suffix}": value for name, value in _numbers(task, sample).items()},
         "loglikelihoods": _loglikelihoods(sample["filtered_resps"]),
         "clean": True,
+        "verdicts": [str(answer.verdict) for answer in _programs(sample["filtered_resps"])],
     }
 
 
 def _loglikelihoods(responses: list[Any]) -> list[float]:
     """Of each answer (nats, greedy) or whole text (nats) that was scored; a generated answer has none."""
     first = [response[0] if isinstance(response, tuple) else response for response in responses]
-    return [float(nats) for nats in first if not isinstance(nats, str)]
+    return [float(nats) for nats in first if not isinstance(nats, str | list)]
+
+
+def _programs(responses: list[Any]) -> list[Tried]:
+    """All answers to one item, where they were executed."""
+    return [
+        answer
+        for found in responses
+        if isinstance(found, list)
+        for answer in found
+        if isinstance(answer, Tried)
+    ]
 
 
 def _texts(sample: dict[str, Any]) -> tuple[str, str]:
-    """Output and target as texts: of choices the likeliest; "" is the output of a likelihood alone."""
+    """Output and target as texts: of choices the likeliest, several programs as JSON; "" for a likelihood alone."""
     arguments, responses, target = sample["arguments"], sample["filtered_resps"], sample["target"]
+    if programs := _programs(responses):
+        return programs[0] if len(programs) == 1 else _json(programs), str(target)
     if not isinstance(responses[0], tuple):
         return str(responses[0]), str(target)
     if len(arguments) == 1:

@@ -78,6 +78,10 @@ class Verdict:
     outcome: Outcome
     reason: str
 
+    def __str__(self) -> str:
+        """Both, as a person reads them."""
+        return f"{self.outcome.value}: {self.reason}" if self.reason else self.outcome.value
+
 
 def run_programs(programs: Sequence[str], limits: Limits, workers: int) -> list[Verdict]:
     """`run_program` on each, `workers` at a time, with a progress bar. Raises ValueError as it does."""

@@ -7,7 +7,6 @@ imports whatever a YAML's `!function` names, so `verify` comes first: it reads, 
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from stages.bench.modules import executes, module_hash
 from stages.common.files import read_json, sha256
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 SNAPSHOTS = Path("data/benchmarks")
 CARD = "card.json"
 DATASET = "stages.bench.snapshot.dataset"  # what each task.yaml has as its custom_dataset
+CODE_TASK = (
+    "stages.bench.tasks.code.CodeTask"  # the class of all that are marked unsafe_code, and of no other
+)
 FUNCTION = re.compile(r"(?P<module>(lm_eval\.tasks|stages\.bench)(\.[\w-]+)+)\.\w+")
 FILES = re.compile(r"task\.yaml|group\.yaml|[\w.]+\.parquet|README\.md|(LICEN[CS]E|COPYING)[\w.-]*")
 KINDS = ("task", "group", "tag")
@@ -71,14 +74,7 @@ def verify(names: list[str]) -> None:
     for folder in folders(names):
         card = read_card(folder)
         _check_files(folder, card)
-        for module, digest in card.modules.items():
-            if module not in hashes:
-                hashes[module] = _module_hash(module)
-            if hashes[module] != digest:
-                raise ValueError(
-                    f"{folder} was made with lm-eval {card.lm_eval}, and {module} of the installed one differs: "
-                    f"install that version, or {_again(card.name)}"
-                )
+        _check_modules(folder, card, hashes)
         if card.kind != "tag":
             _check_yaml(folder / f"{card.kind}.yaml", card)
 
@@ -154,15 +150,6 @@ def members(items: list[Any]) -> Iterator[str]:
             yield item["group"] if "group" in item else item["task"]
 
 
-def module_file(module: str) -> Path:
-    """Where a module of the installed lm-eval lies: its package is found, not imported."""
-    spec = importlib.util.find_spec("lm_eval")
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError("lm-eval is not installed: pip install -r requirements.txt")
-    inner = Path(spec.submodule_search_locations[0], *module.split(".")[1:])
-    return inner / "__init__.py" if inner.is_dir() else inner.with_name(f"{inner.name}.py")
-
-
 def _collect(name: str, found: dict[str, Path], within: tuple[str, ...]) -> None:
     folder = SNAPSHOTS / name
     if name in found or name in within:
@@ -205,6 +192,22 @@ def _check_files(folder: Path, card: Card) -> None:
             raise ValueError(f"{folder / name} is not the file whose hash {CARD} has: {_again(card.name)}")
 
 
+def _check_modules(folder: Path, card: Card, hashes: dict[str, str | None]) -> None:
+    for module, digest in card.modules.items():
+        if module not in hashes:
+            hashes[module] = module_hash(module)
+        if hashes[module] != digest:
+            raise ValueError(
+                f"{folder} was made with lm-eval {card.lm_eval}, and {module} of the installed one differs: "
+                f"install that version, or {_again(card.name)}"
+            )
+        if executes(module):
+            raise ValueError(
+                f"{folder}: {module} executes what a model writes outside of the sandbox, so it is not imported: "
+                f"{_again(card.name)}"
+            )
+
+
 def _check_yaml(path: Path, card: Card) -> None:
     config, functions = parse(path)
     for function in functions:
@@ -220,8 +223,10 @@ def _check_yaml(path: Path, card: Card) -> None:
 
 def _reads_rows(config: dict[str, Any], card: Card) -> bool:
     wanted = {"task": card.name, "custom_dataset": DATASET, "dataset_kwargs": {"snapshot": card.name}}
-    foreign = {"include", "class", "group", "dataset_path", "dataset_name"}
-    return not foreign & config.keys() and config | wanted == config
+    foreign = {"include", "group", "dataset_path", "dataset_name"}
+    # As lm-eval reads the mark: anything but false
+    own = CODE_TASK if config.get("unsafe_code", False) is not False else None
+    return not foreign & config.keys() and config | wanted == config and config.get("class") == own
 
 
 def _lists_members(config: dict[str, Any], card: Card) -> bool:
@@ -230,8 +235,3 @@ def _lists_members(config: dict[str, Any], card: Card) -> bool:
     except (KeyError, TypeError):
         return False
     return not {"include", "class"} & config.keys() and config["group"] == card.name and told == card.members
-
-
-def _module_hash(module: str) -> str | None:
-    path = module_file(module)
-    return sha256(path) if path.is_file() else None

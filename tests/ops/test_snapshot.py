@@ -21,10 +21,12 @@ from typing import Any
 import pytest
 import yaml
 
-from stages.bench.snapshot import folders, untagged, verify
+from ops import snapshot_code
+from stages.bench.snapshot import Function, folders, untagged, verify
 from stages.common.files import read_json, sha256, tree_digest, write_jsonl
 from tests.ops.local_hub import Hub, serve
 from tests.small_project import HOUSE, IDENTITY
+from tests.stages.code_problems import humaneval_rows, mbpp_rows
 
 SECONDS = 300  # a bound, far above what anything takes: a hang fails
 GSM8K = HOUSE.parent / "shared/data/gsm8k"
@@ -317,6 +319,47 @@ def test_killed_in_a_download_leaves_nothing_and_the_next_run_finishes(
     assert tree_digest(root / "data") == tree_digest(tmp_path / "calm/data")
 
 
+def test_the_code_suite_runs_nothing_of_lm_evals_and_says_where_programs_run(
+    worker: Worker, hub: Hub, root: Path
+) -> None:
+    """`humaneval` and `mbpp` of lm-eval import a module that downloads code: here it is never imported."""
+    shutil.copy(HOUSE / "conf/bench/code.yaml", root / "conf/bench/code.yaml")
+    hub.commit("openai/openai_humaneval", {"data/test.parquet": parquet(humaneval_rows())})
+    hub.commit(
+        "google-research-datasets/mbpp", configured("cc-by-4.0", {"full": {"test": parquet(mbpp_rows())}})
+    )
+    worker.snapshot(root, "bench=code")
+    for task, rows in (("humaneval", humaneval_rows()), ("mbpp", mbpp_rows())):
+        made = root / "data/benchmarks" / task
+        assert rows_of(made / "test.parquet") == rows
+        text = (made / "task.yaml").read_text()
+        assert "class: !function 'stages.bench.tasks.code.CodeTask'" in text and "lm_eval.tasks" not in text
+        assert read_json(made / "card.json")["modules"] == {}
+    assert "there already" in worker.snapshot(root, "--task", "mbpp")
+    assert (
+        worker.call(
+            root, "tests.ops.test_snapshot:imported", "lm_eval.tasks.mbpp", "lm_eval.tasks.humaneval"
+        )["value"]
+        == []
+    )
+
+
+def imported(*names: str) -> list[str]:
+    """In the worker: modules whose names begin so."""
+    return sorted(name for name in sys.modules if name.startswith(names))
+
+
+def test_lm_evals_code_in_another_version_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"unsafe_code": True, "metric_list": [{"metric": Function(f"{snapshot_code.MBPP}.pass_at_1")}]}
+    assert snapshot_code.sandboxed("mbpp", config)["metric_list"][0]["k"] == [1]
+    other = config | {"process_docs": Function(f"{snapshot_code.MBPP}.extract_code_blocks")}
+    with pytest.raises(ValueError, match=r"mbpp: lm_eval.*extract_code_blocks executes .* is refused"):
+        snapshot_code.sandboxed("mbpp", other)
+    monkeypatch.setitem(snapshot_code.KNOWN, snapshot_code.MBPP, "0" * 64)
+    with pytest.raises(ValueError, match=r"is not the one that stages\.bench\.tasks\.code was written after"):
+        snapshot_code.sandboxed("mbpp", config)
+
+
 def test_a_second_run_downloads_nothing_and_another_content_wants_replace(
     worker: Worker, hub: Hub, root: Path
 ) -> None:
@@ -370,6 +413,8 @@ REFUSED: dict[str, tuple[Callable[[Hub], Any], list[str], str]] = {
     "rows of a function": (lambda hub: None, ["--task", "babilong_qa1"], "a function"),
     "rows of no commit": (lambda hub: None, ["--task", "arithmetic_1dc"], "--from"),
     "metric of elsewhere": (lambda hub: None, ["--task", "polemo2_in"], "metric f1 is code"),
+    "programs run in the open": (lambda hub: None, ["--task", "humaneval_infilling"], "outside of a sandbox"),
+    "programs of another kind": (lambda hub: None, ["--task", "cruxeval_input"], "outside of a sandbox"),
     "a group's own rows": (lambda hub: None, ["--task", "openllm"], "fewshot_split"),
     "no suite": (lambda hub: None, ["bench=absent"], "mini"),
     "no bench=": (lambda hub: None, ["mini"], "not bench=SUITE"),

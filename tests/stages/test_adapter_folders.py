@@ -18,6 +18,7 @@ from stages.judge.local import LocalJudge
 from stages.judge.verdicts import Rendered
 from tests.stages.finetune_section import LORA, section, trained_adapter
 from tests.stages.judge_server import config
+from tests.stages.test_bench import NO_CODE
 
 TASKS = ("helpdesk_triage", "heldout_loss", "helpdesk_intent")
 FIELDS = {"intent": "refund", "product": "router", "priority": "high", "sentiment": "negative"}
@@ -53,7 +54,7 @@ def score(name: str, path: str) -> list[dict[str, Any]]:
 
     prompt = Prompt("p", "You triage.", [], 12)
     main(
-        Bench(7, 2, "sample", list(TASKS), 0, 2, 256, prompt, 0, True, []),
+        Bench(7, 2, "sample", list(TASKS), 0, 2, 256, prompt, 0, True, [], NO_CODE),
         name,
         Variant(path, "", Precision.fp32),
     )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from stages.bench.__main__ import main
-from stages.bench.config import Bench, Precision, Variant
+from stages.bench.config import Bench, Code, Precision, Variant
 from stages.bench.results import interval
 from stages.bench.tasks.rouge import rouge_l
 from stages.bench.tasks.scoring import final_number, gsm8k, triage
@@ -51,11 +51,12 @@ ROWS = [
     ),
 ]
 IDS = ("t1", "t2", "t3")
+NO_CODE = Code(run=False, wall=30, cpu=3, memory=1 << 30, processes=8, file_bytes=8 << 20)
 PROMPT = Prompt("p", "You triage.", [Example("one", answer("Done.")), Example("two", "unused")], 12)
 
 
 def section(*tasks: str, limit: int = 0, prompt: Prompt = PROMPT, fewshot: int = 1) -> Bench:
-    return Bench(7, 2, "sample", list(tasks), limit, 2, 256, prompt, fewshot, True, ["style"])
+    return Bench(7, 2, "sample", list(tasks), limit, 2, 256, prompt, fewshot, True, ["style"], NO_CODE)
 
 
 @pytest.fixture

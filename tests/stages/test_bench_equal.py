@@ -164,9 +164,10 @@ def ours(bench: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, l
     from stages.bench.evaluation import compile_templates_once
     from stages.bench.model import Scorer
     from stages.common.prompt import Prompt
+    from tests.stages.test_bench import NO_CODE
 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(bench / "cache"))
-    cfg = Bench(1, 1, "equal", list(TASKS), 0, 7, 200, Prompt("none", "", [], 256), 0, False, [])
+    cfg = Bench(1, 1, "equal", list(TASKS), 0, 7, 200, Prompt("none", "", [], 256), 0, False, [], NO_CODE)
     scorer = Scorer(cfg, Variant(str(bench / kind), "", Precision.fp32))
     assert scorer.likelihood.trees
     compile_templates_once()

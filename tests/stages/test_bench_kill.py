@@ -18,7 +18,7 @@ from stages.bench.responses import Responses
 from stages.bench.slices import gap, slice_metrics
 from stages.common.prompt import Prompt
 from tests.small_project import HOUSE
-from tests.stages.test_bench import ROWS, write
+from tests.stages.test_bench import NO_CODE, ROWS, write
 
 TASKS = ["heldout_loss", "helpdesk_intent", "helpdesk_triage"]
 # Ends itself when the third task of the suite is about to be asked.
@@ -38,7 +38,7 @@ run(sys.argv[1])
 
 
 def run(model: str) -> Any:
-    cfg = Bench(7, 2, "sample", TASKS, 0, 2, 256, Prompt("p", "", [], 8), 0, True, ["style"])
+    cfg = Bench(7, 2, "sample", TASKS, 0, 2, 256, Prompt("p", "", [], 8), 0, True, ["style"], NO_CODE)
     return main(cfg, "base", Variant(model, "", Precision.fp32))
 
 

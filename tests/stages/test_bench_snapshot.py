@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from ops import snapshot as making
 from stages.bench import snapshot
-from stages.bench.snapshot import dataset, folders, module_file, parse, read_card, untagged, verify
+from stages.bench.modules import module_file
+from stages.bench.snapshot import dataset, folders, parse, read_card, untagged, verify
 from stages.common.files import read_json, sha256, write_json, write_jsonl
 from tests.small_project import HOUSE
 

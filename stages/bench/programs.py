@@ -1,0 +1,51 @@
+"""Answers that are programs: each executed with its tests in the sandbox, and scored by whether it came to its end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from stages.bench.config import Code
+from stages.bench.responses import Responses
+from stages.bench.sandbox import Limits, Outcome, Verdict, run_programs
+
+
+class Tried(str):
+    """An answer that knows how its program ended."""
+
+    verdict: Verdict
+
+    def __new__(cls, text: str, verdict: Verdict) -> Tried:
+        """A text with a verdict beside it."""
+        self = super().__new__(cls, text)
+        self.verdict = verdict
+        return self
+
+
+def limits_of(code: Code) -> Limits:
+    """The section's limits as the sandbox takes them."""
+    return Limits(code.wall, code.cpu, code.memory, code.processes, code.file_bytes)
+
+
+def execute(programs: list[str], limits: Limits, count: int, task: str, kept: Responses) -> list[Verdict]:
+    """How each program of a task ends, `count` at a time; equal ones are executed once.
+
+    Those of a task that a killed run had executed are not executed again. Raises ValueError where there is no sandbox.
+    """
+    different = list(dict.fromkeys(programs))
+
+    def ask() -> list[Any]:
+        ended = run_programs(different, limits, count)
+        return [[verdict.outcome.value, verdict.reason] for verdict in ended]
+
+    told = kept.of("verdicts", task, different, ask)
+    verdicts = {
+        program: Verdict(Outcome(outcome), reason)
+        for program, (outcome, reason) in zip(different, told, strict=True)
+    }
+    return [verdicts[program] for program in programs]
+
+
+def pass_at_k(tried: int, passed: int, k: int) -> float:
+    """Chance that one of `k` drawn from the programs tried passes, without bias (arXiv:2107.03374, equation 1)."""
+    return 1.0 - math.comb(tried - passed, k) / math.comb(tried, k)
