@@ -105,9 +105,10 @@ def set_execution(cfg: Bench, tasks: dict[str, Any], kept: Responses) -> None:
             "`python -m ops.compose bench.code.run=true` (or `dvc exp run -S bench.code.run=true`) lets it, in a "
             "sandbox"
         )
+    if not code:
+        return
     limits, count = limits_of(cfg.code), workers()
-    if code:
-        isolation(limits)
+    isolation(limits)
     for name, task in code.items():
         task.execute = functools.partial(execute, limits=limits, count=count, task=name, kept=kept)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from stages.bench.config import Code
 from stages.bench.responses import Responses
 from stages.bench.sandbox import Limits, Outcome, Verdict, run_programs
+
+# Below these a program's verdict would be chance: the watch looks every 20 ms, the kernel counts whole seconds.
+LEAST = Limits(wall=1, cpu=1, memory=128 << 20, processes=1, file_bytes=64 << 10)
 
 
 class Tried(str):
@@ -23,7 +27,12 @@ class Tried(str):
 
 
 def limits_of(code: Code) -> Limits:
-    """The section's limits as the sandbox takes them."""
+    """The section's limits as the sandbox takes them. Raises ValueError for one that Python itself would exceed."""
+    for name, least in asdict(LEAST).items():
+        if not (value := getattr(code, name)) >= least:
+            raise ValueError(
+                f"bench.code.{name}={value}: no program ends within that, give it at least {least}"
+            )
     return Limits(code.wall, code.cpu, code.memory, code.processes, code.file_bytes)
 
 

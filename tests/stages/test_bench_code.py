@@ -244,6 +244,20 @@ def test_off_is_one_line_before_anything_is_asked(here: Path, tiny_model: Path, 
     assert "bench.code.run is false: `python -m ops.compose bench.code.run=true`" in line
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"memory": 1000}, "bench.code.memory=1000: no program ends within that, give it at least 134217728"),
+        ({"cpu": 0}, "bench.code.cpu=0: "),
+        ({"wall": math.nan}, "bench.code.wall=nan: "),
+    ],
+)
+def test_limits_that_nothing_keeps_are_one_line(
+    changes: dict[str, Any], said: str, here: Path, tiny_model: Path, nothing_runs: None
+) -> None:
+    assert refused(section("mbpp", code=replace(CODE, **changes)), tiny_model).startswith(said)
+
+
 def test_no_sandbox_is_one_line_before_anything_is_asked(
     here: Path, tiny_model: Path, nothing_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
