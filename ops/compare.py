@@ -26,10 +26,10 @@ from typing import Any
 import yaml
 
 from ops.comparison import ALPHA, POWER, Comparison, Verdict, compare, rows
+from ops.direction import directions
 from ops.results import Results, Texts, read
 from stages.common.files import write_json, write_text
 
-TASKS = "stages/bench/tasks"
 LEGIBLE, SHOWN = 24, 4  # a warning shows so many characters of a setting, and names
 WIDTH = 160  # a table that is cut to a narrow terminal cannot be read
 LEGEND = (
@@ -49,22 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, yaml.YAMLError) as problem:
         print("compare:", *str(problem).split(), file=sys.stderr)
         return 2
-
-
-def directions(root: Path) -> dict[str, bool]:
-    """Whether higher is better, by "task/metric": as the tasks' files and register's section declare it."""
-    found: dict[str, bool] = {}
-    for path in sorted((root / TASKS).glob("*.yaml")):
-        task = yaml.load(path.read_text(encoding="utf-8"), _Tagless)  # noqa: S506 - a SafeLoader
-        for metric in task.get("metric_list", []):
-            if "higher_is_better" in metric:
-                found[f"{task['task']}/{metric['metric']}"] = metric["higher_is_better"]
-    path = root / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "register" in params:
-        for score in [params["register"]["target"], *params["register"]["guards"]]:
-            found[f"{score['task']}/{score['metric']}"] = score["higher_is_better"]
-    return found
 
 
 def warnings(a: Results, b: Results) -> list[str]:
@@ -159,13 +143,6 @@ def _repeats(name: str, root: Path) -> list[str]:
     return [
         path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path) for path in files
     ] or [name]
-
-
-class _Tagless(yaml.SafeLoader):
-    """Reads a task's file and runs nothing that it names."""
-
-
-_Tagless.add_multi_constructor("!", lambda loader, suffix, node: None)
 
 
 def _changed(a: Texts, b: Texts, what: str) -> list[str]:

@@ -14,6 +14,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from ops.direction import higher_is_better
 from stages.common.statistics import (
     Z95,
     Metric,
@@ -27,11 +28,6 @@ from stages.register.evidence import Scores
 ALPHA, POWER, SEED = 0.05, 0.8, 17
 PATTERNS = 10_000  # of signs, at least; a p-value near 0.05 is then uncertain by 0.002
 BLOCK = 1 << 22  # signs held at once
-# Metrics of lm-eval and of ours of which less is better, for tasks that do not declare it themselves.
-LOWER = {
-    "nll_per_token", "nll_per_byte", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score",
-    "ter", "likelihood_diff",
-}  # fmt: skip
 Array = NDArray[np.float64]
 
 
@@ -145,12 +141,6 @@ def paired(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[Array, Array
     """The scores of the items that are in both, in one order."""
     shared = sorted(a.keys() & b.keys())
     return np.array([a[item] for item in shared]), np.array([b[item] for item in shared])
-
-
-def higher_is_better(name: str, declared: Mapping[str, bool]) -> bool:
-    """Of "task/metric", with or without lm-eval's ",filter": as declared, else by the metric's usual meaning."""
-    plain = name.partition(",")[0]
-    return declared[plain] if plain in declared else plain.rpartition("/")[2] not in LOWER
 
 
 def p_value(a: Array, b: Array, family: int) -> tuple[str, float]:

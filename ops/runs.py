@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from ops.compare import directions
-from ops.comparison import higher_is_better
+from ops.direction import directions, higher_is_better
 from stages.common.store import connect, one_line, shown, tracking_uri
 
 if TYPE_CHECKING:

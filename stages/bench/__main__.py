@@ -9,10 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.bench.config import Bench, Variant
-from stages.bench.evaluation import evaluate, own_tasks
+from stages.bench.evaluation import benchmarks, evaluate
 from stages.bench.fingerprint import fingerprint
 from stages.bench.results import item_rows, summarise, write_rows
-from stages.bench.slices import OWN, dirty_items, slice_metrics
+from stages.bench.slices import dirty_items, slice_metrics
 from stages.common.run import run
 from stages.common.statistics import Metrics
 from stages.common.tracking import track
@@ -32,8 +32,7 @@ def main(cfg: Bench, name: str, variant: Variant) -> Metrics:
 
     with workspace(f"bench.{name}", fingerprint(cfg, variant)) as work:
         results = evaluate(cfg, Scorer(cfg, variant, work))
-        named = {task: OWN if task in own_tasks() else task for task in results["samples"]}
-        rows = item_rows(results, cfg.slices, dirty_items(named))
+        rows = item_rows(results, cfg.slices, dirty_items(benchmarks(results)))
         path = RESULTS / f"{name}.parquet"
         write_rows(path, rows)
     track.artifact(path, f"{name}_{cfg.name}")

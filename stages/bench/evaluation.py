@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from stages.bench.model import Scorer
 
 TASKS = Path(__file__).parent / "tasks"
-RESAMPLES = 1000
+CLASS = "stages.bench.tasks.chat.ChatTask"
+OWN = "test"  # what prepare calls the rows of test.jsonl
 
 
 def evaluate(cfg: Bench, model: Scorer) -> dict[str, Any]:
-    """lm-eval's results, with `samples`, of the section's tasks on `model`.
+    """lm-eval's results, with `samples`, of the section's tasks on `model`; `aggregations` has, by task and metric, the
+    functions that are no mean over items.
 
     Raises ValueError on an unknown task, a missing or changed snapshot, a template that does not fit its items, our own
     tasks asked of a model without a chat template, and where `set_execution` does.
@@ -34,6 +37,7 @@ def evaluate(cfg: Bench, model: Scorer) -> dict[str, Any]:
     compile_templates_once()
     try:
         loaded = load_tasks(cfg)
+        aggregations = {name: _set_aggregation(task) for name, task in loaded["tasks"].items()}
         for name, task in loaded["tasks"].items():
             if name in own_tasks():
                 _set_decoding(cfg, task, model)
@@ -43,7 +47,7 @@ def evaluate(cfg: Bench, model: Scorer) -> dict[str, Any]:
             model,
             loaded,
             limit=cfg.limit or None,
-            bootstrap_iters=RESAMPLES,
+            bootstrap_iters=1,  # no bootstrap of lm-eval's, see _set_aggregation: only the standard error of a mean
             system_instruction=cfg.prompt.system or None,
             apply_chat_template=cfg.chat_template and bool(model.tokenizer.chat_template),
             fewshot_as_multiturn=True,
@@ -54,7 +58,7 @@ def evaluate(cfg: Bench, model: Scorer) -> dict[str, Any]:
             f"bench.tasks {list(cfg.tasks)}: a template does not fit the task's items ({error}): look at doc_to_text, "
             "doc_to_target and doc_to_choice of its YAML"
         ) from error
-    return results
+    return results | {"aggregations": aggregations}
 
 
 def own_tasks() -> list[str]:
@@ -74,6 +78,7 @@ def load_tasks(cfg: Bench) -> dict[str, Any]:
     if guesses := [f"{name!r} (did you mean {found[0]}?)" for name, found in near.items() if found]:
         raise ValueError(f"unknown task in bench.tasks: {', '.join(guesses)}")
     public = [name for name in cfg.tasks if name not in own]
+    _check_own([name for name in cfg.tasks if name in own])
     snapshot.verify(public)
     # lm-eval's own 14,000 files are not indexed, which takes ten seconds
     manager = TaskManager(
@@ -113,12 +118,31 @@ def set_execution(cfg: Bench, tasks: dict[str, Any], kept: Responses) -> None:
         task.execute = functools.partial(execute, limits=limits, count=count, task=name, kept=kept)
 
 
+def benchmarks(results: dict[str, Any]) -> dict[str, str]:
+    """What prepare calls the items of each task: the folder under data/benchmarks, or test for data/prepared's."""
+    own, found = own_tasks(), {}
+    for task in results["samples"]:
+        data = Path(results["configs"][task]["dataset_kwargs"]["path"]) if task in own else None
+        inside = data is not None and data.is_relative_to(snapshot.SNAPSHOTS)
+        found[task] = task if data is None else data.parts[len(snapshot.SNAPSHOTS.parts)] if inside else OWN
+    return found
+
+
 def compile_templates_once() -> None:
     """Have lm-eval keep compiled templates: it compiles each anew for every document, most of its work there."""
     from lm_eval import utils
 
     if not hasattr(utils.env.from_string, "cache_info"):
         utils.env.from_string = functools.lru_cache(maxsize=None)(utils.env.from_string)
+
+
+def _check_own(names: list[str]) -> None:
+    """Only ChatTask knows our scorers: lm-eval's own class would take an unknown one from the network."""
+    for name in names:
+        path = TASKS / f"{name}.yaml"
+        config, _ = snapshot.parse(path)
+        if config.get("task") != name or config.get("class") != CLASS:
+            raise ValueError(f"{path}: it has to say `task: {name}` and `class: !function {CLASS}`")
 
 
 def _set_decoding(cfg: Bench, task: Any, model: Scorer) -> None:
@@ -129,8 +153,22 @@ def _set_decoding(cfg: Bench, task: Any, model: Scorer) -> None:
         )
     task.render = model.apply_chat_template
     if task.get_config("output_type") == "generate_until":
-        decoding = {"until": [model.end], "max_gen_toks": cfg.prompt.max_new_tokens}
+        own = task.get_config("generation_kwargs")
+        length = own.get("max_gen_toks", cfg.prompt.max_new_tokens)
+        decoding = {"until": [model.end, *own.get("until", [])], "max_gen_toks": length}
         task.set_config("generation_kwargs", decoding, update=True)
+
+
+def _set_aggregation(task: Any) -> dict[str, Callable[[list[Any]], float]]:
+    """What is no mean over items, which lm-eval would bootstrap in a pool of processes; it computes the value only."""
+    from lm_eval.api.metrics import bypass_agg, mean
+
+    found = {name: how for name, how in task.aggregation().items() if how not in (mean, bypass_agg, None)}
+    for name, how in found.items():
+        task._aggregation_list[name] = functools.partial(
+            how
+        )  # by its identity lm-eval knows what to bootstrap
+    return found
 
 
 def _set_fewshot(cfg: Bench, task: Any) -> None:

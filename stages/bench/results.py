@@ -9,17 +9,22 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, TypedDict
 
+from stages.bench.corpus import Parts, other, summary
 from stages.bench.programs import Tried
+from stages.bench.scores import split, summed
 from stages.common.files import write_bytes
 from stages.common.statistics import Z95, Metric, Metrics, bootstrap, wilson
+
+OPTIONAL = ("parts", "verdicts")
 
 
 class Row(TypedDict):
     """One item of one task.
 
-    `slices` maps a field to the item's value, `scores` a metric to a number; `loglikelihoods` (nats) has one number for
-    each answer that was scored, none where the answer was generated; `clean` is False where a training row overlaps it;
-    `verdicts` says how each program that was generated ended, and is no column of results without programs.
+    `slices` maps a field to the item's value, `scores` a metric to a number, `parts` a metric that is no mean over
+    items to what this one adds to it; `loglikelihoods` (nats) has one number for each answer that was scored, none
+    where the answer was generated; `clean` is False where a training row overlaps it; `verdicts` says how each program
+    that was generated ended. A column of `OPTIONAL` that no row fills is left out.
     """
 
     task: str
@@ -29,6 +34,7 @@ class Row(TypedDict):
     output: str
     target: str
     scores: dict[str, float]
+    parts: dict[str, Parts]
     loglikelihoods: list[float]
     clean: bool
     verdicts: list[str]
@@ -43,24 +49,24 @@ def item_rows(results: dict[str, Any], fields: list[str], dirty: set[tuple[str, 
     rows: dict[tuple[str, str], Row] = {}
     for task, samples in results["samples"].items():
         for sample in samples:
-            row = _row(task, sample, fields)
+            row = _row(task, sample, fields, results["aggregations"].get(task, {}))
             row["clean"] = (task, row["id"]) not in dirty
             known = rows.setdefault((task, row["id"]), row)
             known["scores"].update(row["scores"])
+            known["parts"].update(row["parts"])
     return [rows[key] for key in sorted(rows)]
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:
-    """Rows as parquet, `scores` and `slices` as JSON text: equal rows make equal bytes."""
+    """Rows as parquet, `scores`, `slices` and `parts` (where there are any) as JSON text: equal rows, equal bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     kinds = {"loglikelihoods": pa.list_(pa.float64()), "clean": pa.bool_(), "verdicts": pa.list_(pa.string())}
-    names = [
-        name for name in Row.__annotations__ if name != "verdicts" or any(row["verdicts"] for row in rows)
-    ]
+    filled = [name for name in OPTIONAL if any(row[name] for row in rows)]
+    names = [name for name in Row.__annotations__ if name not in OPTIONAL or name in filled]
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
-    flat = [row | {name: _json(row[name]) for name in ("scores", "slices")} for row in rows]
+    flat = [row | {name: _json(row[name]) for name in ("scores", "slices", "parts")} for row in rows]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(flat, schema=schema), buffer)
     write_bytes(path, buffer.getvalue())
@@ -69,17 +75,48 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 def summarise(rows: list[Row], results: dict[str, Any], seed: int) -> Metrics:
     """Means over items as "task/metric" with 95 % intervals: Wilson's for 0/1 scores, bootstrap for others.
 
-    Perplexity is exp of the mean loss per token and its bounds. A metric that is no mean over items (a group
-    of tasks, F1) is lm-eval's own value, with its standard error.
+    Perplexity is exp of the mean loss per token and its bounds. A metric that is no mean over items (BLEU, macro F1)
+    has a bootstrap over items; a group of tasks is lm-eval's own value, with its standard error.
     """
     scores: dict[str, list[float]] = defaultdict(list)
+    parts: dict[str, list[Parts]] = defaultdict(list)
     for row in rows:
         for name, value in row["scores"].items():
             scores[f"{row['task']}/{name}"].append(value)
+        for name, added in row["parts"].items():
+            parts[f"{row['task']}/{name}"].append(added)
     metrics = {key: interval(values, seed) for key, values in scores.items()}
     for key in [key for key in metrics if key.endswith("/nll_per_token")]:
         metrics[key.replace("nll_per_token", "perplexity")] = _exponential(metrics[key])
-    return dict(sorted((_aggregates(results) | metrics).items()))
+    metrics |= {key: summary(key.rpartition("/")[2], items, seed) for key, items in parts.items()}
+    metrics |= _others(results, seed)
+    return dict(sorted((groups(results, metrics) | _aggregates(results) | metrics).items()))
+
+
+def groups(results: dict[str, Any], metrics: Metrics) -> Metrics:
+    """Groups of a metric that is no mean over items: lm-eval's value, interval from those of its tasks.
+
+    lm-eval's value is their mean, weighted by their items or not; its weights are seen from it.
+    """
+    found: Metrics = {}
+    for group, members in results.get("group_subtasks", {}).items():
+        for label, value in _values(results, group):
+            inner = [metrics[name] for member in members if (name := f"{member}/{label}") in metrics]
+            if not inner or len(inner) < len(members):
+                continue
+            items = sum(each["n"] for each in inner)
+            for weights in ([each["n"] / items for each in inner], [1 / len(inner)] * len(inner)):
+                pairs = list(zip(weights, inner, strict=True))
+                if math.isclose(value, sum(weight * each["value"] for weight, each in pairs), rel_tol=1e-9):
+                    half = math.hypot(*(weight * (each["hi"] - each["lo"]) / 2 for weight, each in pairs))
+                    found[f"{group}/{label}"] = {
+                        "value": value,
+                        "lo": value - half,
+                        "hi": value + half,
+                        "n": items,
+                    }
+                    break
+    return found
 
 
 def interval(values: list[float], seed: int) -> Metric:
@@ -93,10 +130,11 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def _row(task: str, sample: dict[str, Any], fields: list[str]) -> Row:
-    doc, suffix = sample["doc"], "" if sample["filter"] == "none" else f",{sample['filter']}"
+def _row(task: str, sample: dict[str, Any], fields: list[str], aggregations: dict[str, Any]) -> Row:
+    doc, suffix = sample["doc"], _suffix(sample["filter"])
     output, target = _texts(sample)
     item = doc | json.loads(doc["meta"]) if "turns" in doc else doc
+    scores, parts = split(task, sample, aggregations)
     return {
         "task": task,
         "id": str(doc["id"]) if "turns" in doc else f"{sample['doc_id']:07d}",
@@ -104,7 +142,8 @@ def _row(task: str, sample: dict[str, Any], fields: list[str]) -> Row:
         "prompt_hash": sample["prompt_hash"],
         "output": output,
         "target": target,
-        "scores": {f"{name}{suffix}": value for name, value in _numbers(task, sample).items()},
+        "scores": {f"{name}{suffix}": value for name, value in scores.items()},
+        "parts": {f"{name}{suffix}": added for name, added in parts.items()},
         "loglikelihoods": _loglikelihoods(sample["filtered_resps"]),
         "clean": True,
         "verdicts": [str(answer.verdict) for answer in _programs(sample["filtered_resps"])],
@@ -142,14 +181,25 @@ def _texts(sample: dict[str, Any]) -> tuple[str, str]:
     return arguments[likeliest][1], gold
 
 
-def _numbers(task: str, sample: dict[str, Any]) -> dict[str, float]:
-    values = {name: sample[name] for name in sample["metrics"]}
-    single = {name: value for name, value in values.items() if not isinstance(value, (tuple, list, str))}
-    numbers = {name: float(value) for name, value in single.items()}
-    for name, value in numbers.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{task}/{name} of item {sample['doc_id']} is {value}: are the model's weights?")
-    return numbers
+def _suffix(reader: str) -> str:
+    return "" if reader == "none" else f",{reader}"
+
+
+def _others(results: dict[str, Any], seed: int) -> Metrics:
+    """Metrics by functions of lm-eval's that are neither means nor known to corpus.py."""
+    found: Metrics = {}
+    for task, functions in results["aggregations"].items():
+        for name, function in functions.items():
+            by_reader: dict[str, list[Any]] = defaultdict(list)
+            for sample in results["samples"].get(task, []):
+                if name in sample["metrics"] and not (
+                    summed(name, function) or isinstance(sample[name], dict)
+                ):
+                    by_reader[_suffix(sample["filter"])].append(sample[name])
+            for suffix, items in by_reader.items():
+                if metric := other(function, items, seed):
+                    found[f"{task}/{name}{suffix}"] = metric
+    return found
 
 
 def _exponential(metric: Metric) -> Metric:
@@ -161,14 +211,33 @@ def _exponential(metric: Metric) -> Metric:
     }
 
 
+def _values(results: dict[str, Any], name: str) -> list[tuple[str, float]]:
+    """A task's or group's values, by metric and reader."""
+    found = []
+    for key, value in results["results"].get(name, {}).items():
+        metric, _, reader = key.partition(",")
+        if (
+            reader
+            and not metric.endswith("_stderr")
+            and isinstance(value, int | float)
+            and math.isfinite(value)
+        ):
+            found.append((metric + _suffix(reader), float(value)))
+    return found
+
+
 def _aggregates(results: dict[str, Any]) -> Metrics:
     found: Metrics = {}
     for task, values in results["results"].items():
-        for key, value in values.items():
-            name, _, reader = key.partition(",")
-            error = values.get(f"{name}_stderr,{reader}")
-            if reader and not name.endswith("_stderr") and isinstance(error, float):
-                label = f"{task}/{name}" + ("" if reader == "none" else f",{reader}")
+        for label, value in _values(results, task):
+            metric, _, reader = label.partition(",")
+            error = values.get(f"{metric}_stderr,{reader or 'none'}")
+            if isinstance(error, float) and math.isfinite(error):
                 half, count = Z95 * error, int(values["sample_len"])
-                found[label] = {"value": float(value), "lo": value - half, "hi": value + half, "n": count}
+                found[f"{task}/{label}"] = {
+                    "value": value,
+                    "lo": value - half,
+                    "hi": value + half,
+                    "n": count,
+                }
     return found

@@ -13,13 +13,12 @@ from stages.common.files import read_jsonl
 from stages.common.statistics import Metric, Metrics, bootstrap_means
 
 ITEMS = Path("data/prepared/items.jsonl")
-OWN = "test"  # what prepare calls the rows of test.jsonl
 
 
 def dirty_items(tasks: dict[str, str]) -> set[tuple[str, str]]:
     """(task, item) that training rows overlap, by prepare's report; none where it wrote none.
 
-    `tasks` maps a task to what its items are called there: a snapshot's by its name, test.jsonl's rows OWN.
+    `tasks` maps a task to what its items are called there.
     """
     found = set()
     for line in read_jsonl(ITEMS) if ITEMS.is_file() else []:

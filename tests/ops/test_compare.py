@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ops import compare
+from ops.direction import directions
 from ops.results import Results, read
 from stages.common.files import sha256, write_json, write_text
 from stages.common.store import connect
@@ -311,7 +312,7 @@ def test_a_task_and_the_gate_say_of_which_metric_less_is_better(
     write_text(Path("stages/bench/tasks/other.yaml"), "task: other\n")
     score = {"task": "sums", "metric": "cost", "higher_is_better": False}
     write_json(Path("params.yaml"), {"register": {"target": score, "guards": []}})
-    assert compare.directions(tmp_path) == {"sums/edits": False, "sums/cost": False}
+    assert directions(tmp_path) == {"sums/edits": False, "sums/cost": False}
     assert compare.main([str(a), str(b)]) == 0
 
 

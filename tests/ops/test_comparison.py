@@ -22,13 +22,13 @@ from ops.comparison import (
     Verdict,
     compare,
     detectable,
-    higher_is_better,
     p_value,
     paired,
     rows,
     sign_flip,
     spread,
 )
+from ops.direction import higher_is_better
 from stages.common.statistics import holm
 
 Array = NDArray[np.float64]
@@ -242,11 +242,17 @@ def test_what_is_worse_depends_on_the_direction() -> None:
     assert one(a, a + 0.1, lower=True).fails and not one(a, a + 0.1).fails
 
 
-@pytest.mark.parametrize("name", ["t/nll_per_token", "t/bits_per_byte", "t/word_perplexity,none", "a/b/ter"])
+@pytest.mark.parametrize(
+    "name",
+    ["t/nll_per_token", "t/bits_per_byte", "t/word_perplexity,none", "a/b/ter", "t/amb_bias_score_Age"],
+)
 def test_known_metrics_of_which_less_is_better(name: str) -> None:
     assert not higher_is_better(name, {})
     assert higher_is_better(name, {name.partition(",")[0]: True})
-    assert higher_is_better("t/exact_match,strict-match", {})
+    assert higher_is_better("t/exact_match,strict-match", {}) and higher_is_better("t/bleu_item", {})
+    assert not higher_is_better("t/perplexity_item,none", {}) and not higher_is_better(
+        "t/a_item", {"t/a": False}
+    )
 
 
 def test_a_fall_within_the_margin_does_not_fail() -> None:

@@ -1,40 +1,97 @@
-"""How lm-eval asks our own tasks: the rows of data/prepared/test.jsonl through the model's chat template.
+"""How lm-eval asks our own tasks: rows of a JSON-lines file through the model's chat template.
 
 The YAML files beside this one name these classes and functions. lm-eval's own prompt builder knows one user
 turn a row; a conversation, or a row with a system turn of its own, would be asked differently from how the
 model was trained. So the turns come from `with_prompt`, as in the prepare stage, and only the rendering is
 lm-eval's: the string sent is `apply_chat_template(with_prompt(...), add_generation_prompt=True)`, no more.
+Rows that are no conversations (`fields`) are asked by the YAML's own description and doc_to_text.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from lm_eval.api.metrics import mean
+from lm_eval.api.registry import get_aggregation
 from lm_eval.api.task import ConfigurableTask
+from pyarrow import ArrowInvalid, ArrowTypeError
 
+from stages.bench.corpus import ITEM
+from stages.bench.tasks import scorers
 from stages.bench.tasks.scoring import triage_fields
 from stages.common.files import read_jsonl
 from stages.common.prompt import Example, Prompt, with_prompt
 
 Doc = dict[str, Any]
+PREPARED, FOLDERS = Path("data/prepared/test.jsonl"), Path("data/benchmarks")
+IDS = ("id", "task_id", "question_id")  # as prepare names an item (stages/prepare/overlap/tested.py)
+DEFAULTS: Doc = {
+    "test_split": "test",
+    "num_fewshot": 0,
+    "target_delimiter": "",  # an answer begins where the template ends
+}
+GREEDY: Doc = {
+    "do_sample": False,
+    "temperature": 0.0,
+    "until": [],
+}  # without `until`, lm-eval ends at an empty line
 
 
 class ChatTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval carries no types
     """A YAML task whose context is a whole conversation."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        """As lm-eval's, for a YAML that names this class."""
-        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+    def __init__(self, config: Doc) -> None:
+        """As lm-eval's, for a YAML that names this class. Raises ValueError for an unknown scorer."""
+        config = DEFAULTS | {key: value for key, value in config.items() if key != "class"}
+        name, kind = config["task"], config["output_type"]
+        if kind == "generate_until":
+            config["generation_kwargs"] = copy.deepcopy(GREEDY | config.get("generation_kwargs", {}))
+        theirs, self.scorers = config.get("metric_list"), list[Doc]()
+        if not config.get("process_results"):
+            theirs, self.scorers = scorers.entries(name, kind, config.get("metric_list"))
+        self.fits = scorers.schema(name, self.scorers)
+        super().__init__(config=config | {"metric_list": theirs})
+        for entry in self.scorers:
+            how = entry["aggregation"]
+            self._aggregation_list[entry["metric"]] = get_aggregation(how) if isinstance(how, str) else how
+            self._aggregation_list[entry["metric"] + ITEM] = mean
+            self._higher_is_better[entry["metric"]] = entry["higher_is_better"]
+        if self.scorers and self.multiple_target:
+            raise ValueError(
+                f"{name}: doc_to_target is a list: of the ready scorers only exact_match takes one"
+            )
 
     render: Callable[[list[dict[str, str]]], str]  # by the model's own chat template; evaluation.py sets it
 
     def fewshot_context(self, doc: Doc, *_: Any, **__: Any) -> str:
         """The prompt of one item as a string, through the chat template whether lm-eval's tasks are or not."""
-        return self.render(json.loads(doc["turns"]))
+        if doc["turns"]:
+            return self.render(json.loads(doc["turns"]))
+        system = self.resolve_field(doc, self.config.description)
+        turns = [{"role": "system", "content": system}] if system else []
+        return self.render([*turns, {"role": "user", "content": str(self.doc_to_text(doc))}])
+
+    def process_results(self, doc: Doc, results: list[Any]) -> Doc:
+        """lm-eval's scores of one item, or the YAML's own function's, and those of the ready scorers."""
+        found: Doc = super().process_results(doc, results)
+        if not self.scorers:
+            return found
+        if self.OUTPUT_TYPE == "multiple_choice":
+            choices, gold = self.doc_to_choice(doc), self.doc_to_target(doc)
+            nats = [float(each) for each, _ in results]
+            likeliest = choices[nats.index(max(nats))]
+            return found | scorers.label(choices[gold] if isinstance(gold, int) else gold, likeliest)
+        target = str(self.doc_to_target(doc))
+        if self.OUTPUT_TYPE == "generate_until":
+            return found | scorers.generated(self.scorers, target, results[0], self.fits)
+        first = results[0][0] if isinstance(results[0], tuple) else results[0]
+        return found | scorers.likely(self.scorers, target, first)
 
 
 def rows(path: str, prompt: dict[str, Any], fewshot: int, **_: Any) -> dict[str, Dataset]:
@@ -43,6 +100,29 @@ def rows(path: str, prompt: dict[str, Any], fewshot: int, **_: Any) -> dict[str,
     Raises ValueError on a missing or empty file and on a row that does not end with an assistant's answer.
     """
     return {"test": Dataset.from_list(list(_docs(Path(path), _prompt(prompt, fewshot))))}
+
+
+def fields(path: str, **_: Any) -> dict[str, Dataset]:
+    """The split `test`: rows that are any JSON objects, for a YAML whose doc_to_text and doc_to_target name fields.
+
+    Raises ValueError on a missing or empty file, a row that is no object, and fields that do not make a table.
+    """
+    docs = []
+    for number, row in enumerate(_read(Path(path))):
+        if not isinstance(row, dict) or {"turns", "meta"} & row.keys():
+            raise ValueError(
+                f"{path}:{number + 1}: not a JSON object without the fields turns and meta, bench's own"
+            )
+        own = next((row[key] for key in IDS if isinstance(row.get(key), str | int)), f"{number:07d}")
+        docs.append(row | {"id": str(own), "turns": "", "meta": "{}"})
+    _refuse_twice(path, [doc["id"] for doc in docs])
+    names = dict.fromkeys(name for doc in docs for name in doc)
+    try:
+        return {"test": Dataset.from_dict({name: [doc.get(name) for doc in docs] for name in names})}
+    except (ArrowInvalid, ArrowTypeError) as error:
+        raise ValueError(
+            f"{path}: a field has values of several kinds ({' '.join(str(error).split())})"
+        ) from error
 
 
 def intent_rows(path: str, prompt: dict[str, Any], fewshot: int, **_: Any) -> dict[str, Dataset]:
@@ -62,16 +142,9 @@ def _prompt(values: dict[str, Any], fewshot: int) -> Prompt:
 
 
 def _docs(path: Path, prompt: Prompt) -> Iterator[Doc]:
-    if not path.is_file():
-        raise ValueError(f"no test rows at {path}: run `dvc repro prepare`")
-    found = list(read_jsonl(path))
-    if not found:
-        raise ValueError(f"{path} holds no rows: look at data.test and at data/prepared/rejects.jsonl")
-    seen: set[str] = set()
+    found = _read(path)
+    _refuse_twice(str(path), [row["id"] for row in found])
     for row in found:
-        if row["id"] in seen:
-            raise ValueError(f"{path}: id {row['id']!r} stands there twice: items are told apart by it")
-        seen.add(row["id"])
         *turns, last = row["messages"] or [{"role": "none", "content": ""}]
         if last["role"] != "assistant" or not last["content"]:
             raise ValueError(f"{path}: row {row['id']} ends with {last['role']!r}, not with an answer")
@@ -82,3 +155,30 @@ def _docs(path: Path, prompt: Prompt) -> Iterator[Doc]:
             "question": turns[-1]["content"] if turns else "",
             "target": last["content"],
         }
+
+
+def _read(path: Path) -> list[Any]:
+    """A file's rows. Raises ValueError where it is missing or empty, or lies where DVC would not see a change."""
+    if path != PREPARED and (FOLDERS not in path.parents or path.parent == FOLDERS or ".." in path.parts):
+        raise ValueError(
+            f"{path}: a task's data lies in {FOLDERS}/<task>/, which bench depends on and prepare looks at"
+        )
+    if not path.is_file():
+        remedy = "run `dvc repro prepare`" if path == PREPARED else "put them there, or `dvc pull`"
+        raise ValueError(f"no test rows at {path}: {remedy}")
+    if path != PREPARED and len(list(_tables(FOLDERS / path.parts[len(FOLDERS.parts)]))) > 1:
+        raise ValueError(f"{path} is not alone: one data file a folder, or prepare names its items otherwise")
+    found = list(read_jsonl(path))
+    if not found:
+        remedy = ": look at data.test and at data/prepared/rejects.jsonl" if path == PREPARED else ""
+        raise ValueError(f"{path} holds no rows{remedy}")
+    return found
+
+
+def _tables(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.suffix in (".jsonl", ".parquet"))
+
+
+def _refuse_twice(path: str, names: list[str]) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{path}: id {twice[0]!r} stands there twice: items are told apart by it")

@@ -1,10 +1,18 @@
-"""ROUGE-L of two texts, equal to the rouge_score package's (without stemming) and free of its imports."""
+"""ROUGE of two texts, equal to the rouge_score package's (without stemming) and free of its imports."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 WORD = re.compile(r"[a-z0-9]+")
+
+
+def rouge_n(reference: str, candidate: str, size: int) -> float:
+    """F1 of the runs of `size` words that both have (Lin 2004, section 2); words as for `rouge_l`."""
+    expected, given = (Counter(_runs(WORD.findall(text.lower()), size)) for text in (reference, candidate))
+    common = (expected & given).total()
+    return 2 * common / (expected.total() + given.total()) if common else 0.0
 
 
 def rouge_l(reference: str, candidate: str) -> float:
@@ -15,6 +23,10 @@ def rouge_l(reference: str, candidate: str) -> float:
     expected, given = WORD.findall(reference.lower()), WORD.findall(candidate.lower())
     common = _longest_common_subsequence(expected, given)
     return 2 * common / (len(expected) + len(given)) if common else 0.0
+
+
+def _runs(words: list[str], size: int) -> list[tuple[str, ...]]:
+    return list(zip(*(words[start:] for start in range(size)), strict=False))
 
 
 def _longest_common_subsequence(a: list[str], b: list[str]) -> int:
