@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from stages.bench.corpus import Parts, other, summary
 from stages.bench.programs import Tried
 from stages.bench.scores import split, summed
+from stages.bench.snapshot import ROW
 from stages.common.files import write_bytes
 from stages.common.statistics import Z95, Metric, Metrics, bootstrap, wilson
 
@@ -137,7 +138,7 @@ def _row(task: str, sample: dict[str, Any], fields: list[str], aggregations: dic
     scores, parts = split(task, sample, aggregations)
     return {
         "task": task,
-        "id": str(doc["id"]) if "turns" in doc else f"{sample['doc_id']:07d}",
+        "id": str(doc["id"]) if "turns" in doc else f"{doc.get(ROW, sample['doc_id']):07d}",
         "slices": {field: str(item[field]) for field in fields if item.get(field) is not None},
         "prompt_hash": sample["prompt_hash"],
         "output": output,

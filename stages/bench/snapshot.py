@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SNAPSHOTS = Path("data/benchmarks")
 CARD = "card.json"
+ROW = "lathe_row"  # a column with the number of each row in its file: a task may leave rows out
 DATASET = "stages.bench.snapshot.dataset"  # what each task.yaml has as its custom_dataset
 CODE_TASK = (
     "stages.bench.tasks.code.CodeTask"  # the class of all that are marked unsafe_code, and of no other
@@ -49,10 +50,11 @@ class Card:
 
 
 def dataset(snapshot: str, **_: Any) -> dict[str, datasets.Dataset]:
-    """The rows of a snapshot by split, as `datasets` gave them when it was made. Called by lm-eval.
+    """The rows of a snapshot by split, as `datasets` gave them when it was made, and ROW. Called by lm-eval.
 
     In memory, so that a task's `map` writes no cache; raises ValueError where the card cannot be read.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Dataset, Split
 
@@ -60,6 +62,7 @@ def dataset(snapshot: str, **_: Any) -> dict[str, datasets.Dataset]:
     for name, digest in sorted(read_card(folder).files.items()):
         if name.endswith(".parquet"):
             table, split = pq.ParquetFile(folder / name).read(), name.removesuffix(".parquet")
+            table = table.append_column(ROW, pa.array(range(len(table)), pa.int64()))
             rows[split] = Dataset(table, split=Split(split), fingerprint=digest[:16])
     return rows
 

@@ -20,14 +20,22 @@ from hypothesis import strategies as st
 from ops import snapshot as making
 from stages.bench import snapshot
 from stages.bench.modules import module_file
-from stages.bench.snapshot import dataset, folders, parse, read_card, untagged, verify
+from stages.bench.snapshot import ROW, dataset, folders, parse, read_card, untagged, verify
 from stages.common.files import read_json, sha256, write_json, write_jsonl
+from stages.prepare.overlap.tested import benchmark_items
 from tests.small_project import HOUSE
+from tests.stages.test_bench import items, section, variant
 
 SWAG = {"activity_label": "a", "ctx_a": "b", "ctx_b": "c", "endings": ["d", "e", "f", "g"], "label": "1"}
 MMLU = {"question": "q?", "subject": "s", "choices": ["w", "x", "y", "z"], "answer": 2}
 FOLDER = Path("data/benchmarks")
 UTILS = "lm_eval.tasks.hellaswag.utils"
+# A task that leaves rows out: of these, the second and the fourth.
+PAIRED = "crows_pairs_english_race_color"
+PAIRS = [
+    {"sent_more": f"More {n}.", "sent_less": f"Less {n}.", "stereo_antistereo": "stereo", "bias_type": kind}
+    for n, kind in enumerate(["age", "race-color", "gender", "race-color"])
+]
 # Prints what a verification has imported, of what is heavy and of a module beside the YAML.
 IMPORTED = """
 import sys
@@ -57,6 +65,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_jsonl(root / f"in/{split}.jsonl", [SWAG | {"ctx_a": f"{split} {n}"} for n in range(2)])
         making.main(["--task", "mmlu", "--from", "in"])
         making.main(["--task", "hellaswag", "--from", "in"])
+        write_jsonl(root / "pairs/test.jsonl", PAIRS)
+        making.main(["--task", PAIRED, "--from", "pairs"])
     return root / "data"
 
 
@@ -116,11 +126,24 @@ def test_rows_are_as_they_were_and_no_cache_is_written(
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     rows = dataset("hellaswag", version=1.0, config_source="anything")
     assert list(rows) == ["train", "validation"]
-    assert list(rows["train"]) == [SWAG | {"ctx_a": f"train {n}"} for n in range(2)]
+    assert list(rows["train"]) == [SWAG | {"ctx_a": f"train {n}", ROW: n} for n in range(2)]
     assert rows["train"].split == "train"
     assert rows["validation"].map(lambda row: {"length": len(row["ctx_a"])})["length"] == [12, 12]
     assert rows["train"]._fingerprint == read_card(here / "hellaswag").files["train.parquet"][:16]
     assert not (tmp_path / "cache").exists()
+
+
+def test_items_of_a_task_that_leaves_rows_out_keep_their_rows_numbers(here: Path, tiny_model: Path) -> None:
+    """Prepare numbers all rows, whatever the task asks: `clean` is about the same item in both."""
+    from stages.bench.__main__ import main
+
+    line = {"benchmark": PAIRED, "item": "0000003", "clean": False, "rows": 1, "rows_removed": 0}
+    Path("data/prepared").mkdir(parents=True)
+    write_jsonl(Path("data/prepared/items.jsonl"), [line])
+    main(section(PAIRED), "base", variant(tiny_model))
+    found = [(item["id"], item["clean"]) for item in items()]
+    assert found == [("0000001", True), ("0000003", False)]
+    assert [item.id for item in benchmark_items(FOLDER / PAIRED)] == [f"{n:07d}" for n in range(4)]
 
 
 def test_a_tag_is_its_tasks(here: Path) -> None:
