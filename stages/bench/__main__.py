@@ -1,7 +1,7 @@
 """Score one variant: `python -m stages.bench <variant>` writes its items and their means.
 
-Reads the variant's model folder, data/prepared and data/benchmarks; writes data/results/<variant>.parquet. A killed run
-is taken up again with the task that it was in.
+Reads the variant's model folder, data/prepared and data/benchmarks; writes data/results/<variant>.parquet and
+reports/confusion/<variant>/. A killed run is taken up again with the task that it was in.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stages.bench.config import Bench, Variant
+from stages.bench.confusion import FOLDER, confusions, write
 from stages.bench.evaluation import benchmarks, evaluate
 from stages.bench.fingerprint import fingerprint
 from stages.bench.results import item_rows, summarise, write_rows
@@ -35,6 +36,7 @@ def main(cfg: Bench, name: str, variant: Variant) -> Metrics:
         rows = item_rows(results, cfg.slices, dirty_items(benchmarks(results)))
         path = RESULTS / f"{name}.parquet"
         write_rows(path, rows)
+        write(FOLDER / name, confusions(rows, cfg.tasks))
     track.artifact(path, f"{name}_{cfg.name}")
     return dict(sorted((summarise(rows, results, cfg.seed) | slice_metrics(rows, cfg.seed)).items()))
 

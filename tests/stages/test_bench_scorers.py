@@ -256,16 +256,23 @@ def test_perplexity_and_bits_per_byte_are_computed_from_logits(workspace: Path, 
 def test_the_documented_task_runs_and_prepare_marks_its_items(workspace: Path, tiny_model: Path) -> None:
     shutil.copy(HOUSE / "docs/task.yaml", "tasks/ticket_language.yaml")
     Path("data/benchmarks/ticket_language").mkdir(parents=True)
-    rows = [{"id": at, "text": row["text"], "language": row["language"]} for at, row in enumerate(ROWS)]
+    rows = [
+        {"id": at, "text": row["text"], "language": row["language"]}
+        for at, row in enumerate([*ROWS, ROWS[0]])
+    ]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     Path("data/benchmarks/ticket_language/test.jsonl").write_text(text)
     line = {"benchmark": "ticket_language", "item": "1", "clean": False, "rows": 1, "rows_removed": 0}
     Path("data/prepared").mkdir()
     Path("data/prepared/items.jsonl").write_text(json.dumps(line) + "\n")
     metrics = main(section("ticket_language"), "base", variant(tiny_model))
-    assert metrics["ticket_language/exact_match"]["n"] == metrics["ticket_language/f1_macro"]["n"] == 3
-    assert metrics["ticket_language/exact_match/clean"]["n"] == 2
-    assert [row["clean"] for row in items()] == [True, False, True]
+    assert metrics["ticket_language/exact_match"]["n"] == metrics["ticket_language/f1_macro"]["n"] == 4
+    assert metrics["ticket_language/exact_match/clean"]["n"] == 3
+    assert [row["clean"] for row in items()] == [True, False, True, True]
+    drawn = Path("reports/confusion/base/ticket_language.csv").read_text().splitlines()
+    assert drawn[0] == "actual,predicted" and [line.split(",")[0] for line in drawn[1:]] == [
+        "German", "English", "English", "German",
+    ]  # fmt: skip
 
 
 def swap(old: str, new: str) -> Callable[[], None]:
