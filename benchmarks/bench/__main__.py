@@ -208,13 +208,13 @@ def hf(folder: Path, batch: int = 8) -> Any:
 
 def scorer(model: Path, cfg: Any = None) -> Any:
     """Ours."""
-    from stages.bench.config import Bench, Code, Precision, Variant
+    from stages.bench.config import Backend, Bench, Code, Precision, Variant
     from stages.bench.model import Scorer
     from stages.common.prompt import Prompt
 
     code = Code(False, 30, 3, 1 << 30, 8, 1 << 23)
     plain = Bench(1, 2, "benchmark", [], 0, 32, 512, Prompt("none", "", [], 256), 0, False, [], code)
-    return Scorer(cfg or plain, Variant(str(model), "", Precision.fp32))
+    return Scorer(cfg or plain, Variant(str(model), "", Precision.fp32, Backend.own, {}))
 
 
 def same(theirs: list[Any], ours: list[Any]) -> None:

@@ -11,7 +11,7 @@ def main(folder: Path) -> None:
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
-    from stages.bench.config import Bench, Code, Precision, Variant
+    from stages.bench.config import Backend, Bench, Code, Precision, Variant
     from stages.bench.evaluation import compile_templates_once
     from stages.bench.model import Scorer
     from stages.common.prompt import Prompt
@@ -19,7 +19,7 @@ def main(folder: Path) -> None:
     compile_templates_once()
     code = Code(False, 30, 3, 1 << 30, 8, 1 << 23)
     cfg = Bench(1, 2, "cold", ["arc"], 1, 8, 512, Prompt("none", "", [], 256), 0, False, [], code)
-    model = Scorer(cfg, Variant(str(folder / "model"), "", Precision.fp32))
+    model = Scorer(cfg, Variant(str(folder / "model"), "", Precision.fp32, Backend.own, {}))
     loaded = TaskManager(include_path=str(folder / "tasks"), include_defaults=False).load(["arc"])
     for task in loaded["tasks"].values():
         task.set_fewshot_seed(1)

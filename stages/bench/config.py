@@ -4,24 +4,42 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from stages.common.prompt import Prompt
 
 
 class Precision(Enum):
-    """Arithmetic of the forward pass."""
+    """What the weights are held in, and what is computed in."""
 
     fp32 = "float32"
     bf16 = "bfloat16"
+    int8 = "linear layers in 8 bits by bitsandbytes, all else in float32"
+    nf4 = "linear layers in 4 bits by bitsandbytes, all else in float32"
+
+
+QUANTISED = (Precision.int8, Precision.nf4)
+
+
+class Backend(Enum):
+    """What computes: our engine, or a model class of lm-eval's by its name there."""
+
+    own = ""
+    hf = "hf"
+    vllm = "vllm"
+    sglang = "sglang"
+    completions = "local-completions"  # any OpenAI-compatible server with `echo` and `logprobs`
 
 
 @dataclass
 class Variant:
-    """One model to score: a folder, or a hub id at a pinned revision."""
+    """One model to score: a folder, and what it is a copy of where `ops.variant` brought it (else empty)."""
 
     path: str
     revision: str
     precision: Precision
+    backend: Backend
+    model_args: dict[str, Any]  # what lm-eval's class of the back end takes besides
 
 
 @dataclass

@@ -17,14 +17,14 @@ from stages.bench.sandbox import isolation
 from stages.common.workers import workers
 
 if TYPE_CHECKING:
-    from stages.bench.model import Scorer
+    from stages.bench.respondent import Respondent
 
 TASKS = Path(__file__).parent / "tasks"
 CLASS = "stages.bench.tasks.chat.ChatTask"
 OWN = "test"  # what prepare calls the rows of test.jsonl
 
 
-def evaluate(cfg: Bench, model: Scorer) -> dict[str, Any]:
+def evaluate(cfg: Bench, model: Respondent) -> dict[str, Any]:
     """lm-eval's results, with `samples`, of the section's tasks on `model`; `aggregations` has, by task and metric, the
     functions that are no mean over items.
 
@@ -145,7 +145,7 @@ def _check_own(names: list[str]) -> None:
             raise ValueError(f"{path}: it has to say `task: {name}` and `class: !function {CLASS}`")
 
 
-def _set_decoding(cfg: Bench, task: Any, model: Scorer) -> None:
+def _set_decoding(cfg: Bench, task: Any, model: Respondent) -> None:
     if not model.tokenizer.chat_template:
         raise ValueError(
             f"{model.source} has no chat template, and {task.task_name} asks through it: "

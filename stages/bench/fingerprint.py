@@ -9,7 +9,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from stages.bench.config import Bench, Variant
+from stages.bench.config import QUANTISED, Bench, Variant
 from stages.common.adapter import base_of
 from stages.common.files import sha256, tree_digest
 
@@ -21,10 +21,11 @@ def fingerprint(cfg: Bench, variant: Variant) -> str:
     """Hex digest of section, model, this code and its libraries; what is asked is part of each answer's own key."""
     here = Path(__file__).resolve().parent
     folders = [path for path in (Path(variant.path), base_of(Path(variant.path))) if path and path.is_dir()]
+    libraries = (*DECIDE, *(("bitsandbytes",) if variant.precision in QUANTISED else ()))
     parts = [
         json.dumps([asdict(cfg), asdict(variant)], default=str, sort_keys=True),
         [tree_digest(folder) for folder in folders],
         [(path.relative_to(here).as_posix(), sha256(path)) for path in sorted(here.rglob("*.py"))],
-        [platform.python_version(), *((name, version(name)) for name in DECIDE)],
+        [platform.python_version(), *((name, version(name)) for name in libraries)],
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

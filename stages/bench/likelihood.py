@@ -31,13 +31,14 @@ class NotANumber(ValueError):
 class Likelihood:
     """log p(answer | context) in nats under one causal model, and whether the answer is the greedy one."""
 
-    def __init__(self, model: Any, tokens: int) -> None:
-        """`tokens` is the most that one forward pass reads, but for a longer sequence."""
-        self.model, self.tokens = model, tokens
+    def __init__(self, model: Any, tokens: int, *, apart: bool = False) -> None:
+        """`tokens` is the most that one forward pass reads, but for a longer sequence; `apart`: one sequence a pass."""
+        self.model, self.tokens = model, 1 if apart else tokens
         self.window = sliding_window(model.config)
         self.vocabulary = model.get_output_embeddings().weight.shape[0]
         self.picks = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self.trees = not getattr(model, "_is_stateful", False) and self._heeds_trees()
+        stateful = getattr(model, "_is_stateful", False)
+        self.trees = not apart and not stateful and self._heeds_trees()
 
     def score(self, pairs: Sequence[Pair], seen: Callable[[float], object]) -> list[Scored]:
         """One (nats, greedy) for each (context, answer), both of one token or more; `seen` is told how many are done.

@@ -1,4 +1,4 @@
-"""A variant's model and tokenizer in memory: a folder, an adapter on its base, or a hub model at a pinned revision."""
+"""A variant's model and tokenizer in memory: a whole model or an adapter on its base, in the asked precision."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
-from stages.bench.config import Precision, Variant
+from stages.bench.config import QUANTISED, Precision, Variant
 from stages.common.adapter import CONFIG, attach, base_of
+from stages.common.quantised import INSTALL, check_quantised, layer, load_quantised
 
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
 
@@ -17,17 +18,25 @@ DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
 def load(variant: Variant) -> tuple[Any, PreTrainedTokenizerBase]:
     """(model in evaluation mode, tokenizer), on the GPU where there is one.
 
-    Raises ValueError where there is no such folder and no pinned revision, or not the adapter's base.
+    Raises ValueError where there is no such folder, not the adapter's base, or no way to compute in that precision.
     """
-    _check_source(variant)
-    base, revision = base_of(Path(variant.path)), variant.revision or None
-    tokenizer = AutoTokenizer.from_pretrained(variant.path, revision=revision)
-    model = AutoModelForCausalLM.from_pretrained(
-        base or variant.path, revision=revision, dtype=DTYPES[variant.precision]
-    )
+    check_source(variant)
+    if variant.model_args:
+        raise ValueError(
+            f"variants.<name>.model_args of {variant.path} mean nothing to backend: own; leave them empty"
+        )
+    folder = Path(variant.path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    base = base_of(folder)
+    if variant.precision in QUANTISED:
+        _check_precision(variant)
+        model = load_quantised(base or folder, torch.float32, nf4=variant.precision is Precision.nf4)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(base or folder, dtype=DTYPES[variant.precision])
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     if base:  # not PEFT's own way: it resizes the embeddings to the tokenizer first
-        model = attach(model, Path(variant.path))
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+        model = attach(model, folder)
+    return model.eval(), tokenizer
 
 
 def greedy(model: Any, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
@@ -48,10 +57,20 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(next((token for token in ids if token in added), tokenizer.eos_token_id))
 
 
-def _check_source(variant: Variant) -> None:
-    held = any((Path(variant.path) / name).is_file() for name in ("config.json", CONFIG))
-    if not variant.revision and not held:
+def check_source(variant: Variant) -> None:
+    """Raise ValueError where the variant's folder holds no model."""
+    if not any((Path(variant.path) / name).is_file() for name in ("config.json", CONFIG)):
         raise ValueError(
-            f"no model folder at {variant.path!r} (variants.<name>.path): run `dvc repro`, "
-            "or, for a hub model, set its `revision` to a commit"
+            f"no model folder at {variant.path!r} (variants.<name>.path): run `dvc repro` or `dvc pull`; "
+            f"`python -m ops.variant <name> {variant.revision or '<source>'}` brings a model from elsewhere"
         )
+
+
+def _check_precision(variant: Variant) -> None:
+    """Raises ValueError where this machine cannot compute in so few bits."""
+
+    def attempt(device: str) -> None:
+        layer(nf4=variant.precision is Precision.nf4).to(device)(torch.ones(1, 64, device=device))
+
+    asked = f"precision {variant.precision.name} of {variant.path} (variants.<name>.precision)"
+    check_quantised(asked, "", f"{INSTALL}, or take precision=bf16", attempt)

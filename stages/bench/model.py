@@ -1,37 +1,19 @@
-"""lm-eval's model class over our engine: any Hugging Face causal model or adapter, asked as lm-eval's `hf` asks it.
-
-The numbers are those of `hf`. What it would let pass is refused: a cut prompt, a NaN, a lost system turn.
-"""
+"""lm-eval's model class over our engine: any Hugging Face causal model or adapter, with the numbers of its `hf`."""
 
 from __future__ import annotations
 
-import functools
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from jinja2.exceptions import TemplateError
-from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import (
-    configure_pad_token,
-    handle_stop_sequences,
-    normalize_gen_kwargs,
-    postprocess_generated_text,
-    resolve_max_length,
-)
-from tqdm import tqdm
 
-from stages.bench.config import Bench, Variant
-from stages.bench.encoding import Encoder, Pair
+from stages.bench.config import Bench, Precision, Variant
+from stages.bench.encoding import Pair
 from stages.bench.generation import Generation
 from stages.bench.likelihood import Likelihood, NotANumber
-from stages.bench.load import end_of_turn, greedy, load
-from stages.bench.responses import Responses
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
+from stages.bench.load import greedy, load
+from stages.bench.respondent import Respondent, Seen
 
 DECODING = {
     "do_sample",
@@ -40,183 +22,46 @@ DECODING = {
 }  # what greedy decoding knows; anything else is left to `generate`
 
 
-class Nats(float):
-    """A log-likelihood that knows over how many tokens it was summed."""
-
-    tokens: int
-
-    def __new__(cls, value: float, tokens: int) -> Nats:
-        """A float with a count beside it."""
-        self = super().__new__(cls, value)
-        self.tokens = tokens
-        return self
-
-
-class Scorer(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
+class Scorer(Respondent):
     """One variant, greedy, in the asked precision."""
 
     def __init__(self, cfg: Bench, variant: Variant, kept: Path | None = None) -> None:
         """Load the variant; answers are kept under `kept` task by task. Raises ValueError as `load` does."""
-        super().__init__()
         self.model, tokenizer = load(variant)
-        self.responses = Responses(kept)
-        self.source, self._device = variant.path, self.model.device
-        self.tokenizer = configure_pad_token(tokenizer, model_config=self.model.config)
-        self.max_length = resolve_max_length(self.model.config, tokenizer)
-        self.encoder = Encoder(self.tokenizer, self.prefix_token_id)
+        super().__init__(variant.path, tokenizer, self.model.config, kept)
+        self._device = self.model.device
         self.model.generation_config = greedy(self.model, tokenizer)
         self.model.register_forward_hook(self._refuse_nan)
-        self.likelihood = Likelihood(self.model, cfg.batch_tokens)
+        # int8 picks the columns that it leaves in 16 bits by what is in a batch: an item would depend on its neighbours
+        apart = variant.precision is Precision.int8
+        self.likelihood = Likelihood(self.model, cfg.batch_tokens, apart=apart)
         ends = set(self.model.generation_config.eos_token_id)
         self.generation = Generation(self.model, tokenizer, ends, cfg.batch_size)
 
-    @property
-    def end(self) -> str:
-        """The token with which the chat template ends an answer."""
-        return str(self.tokenizer.convert_ids_to_tokens(end_of_turn(self.tokenizer)))
+    def score(self, pairs: Sequence[Pair], seen: Seen) -> list[tuple[float, bool]]:
+        """As Respondent's, by a tree of shared prefixes."""
+        return self.likelihood.score(pairs, seen)
 
-    @property
-    def eot_token_id(self) -> int:
-        """What ends a text."""
-        return int(self.tokenizer.eos_token_id)
-
-    @property
-    def prefix_token_id(self) -> int:
-        """What stands before a text that has no context."""
-        first = self.tokenizer.bos_token_id
-        return self.eot_token_id if first is None else int(first)
-
-    @property
-    def tokenizer_name(self) -> str:
-        """As `hf` names it."""
-        return str(self.tokenizer.name_or_path).replace("/", "__")
-
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> str:
-        """The turns as the template writes them. Raises ValueError where it refuses, a system turn say."""
-        try:
-            text = self.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        except TemplateError as error:
-            raise ValueError(
-                f"{self.source}: its chat template refuses the prompt ({error}); "
-                "change prompt.system or prompt.examples"
-            ) from error
-        return str(text)
-
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids of one text."""
-        return self.encoder.encode([string], add_special_tokens)[string]
-
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[Nats, bool]]:
-        """(nats, greedy) of each (context, answer)."""
-
-        def ask(texts: list[tuple[str, str]]) -> list[Any]:
-            return self._score(self.encoder.pairs(texts), disable_tqdm)
-
-        found = self._by_task("loglikelihood", requests, ask)
-        return [(Nats(nats, tokens), is_greedy) for nats, tokens, is_greedy in found]
-
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Nats]:
-        """Nats of whole texts, in windows of the model's context, each token scored once."""
-
-        def ask(asked: list[tuple[str]]) -> list[Any]:
-            windows = self.encoder.windows([text for (text,) in asked], self.max_length)
-            scored = iter(self._score([pair for found in windows for pair in found], disable_tqdm))
-            parts = [[next(scored) for _ in found] for found in windows]
-            return [[sum(nats for nats, *_ in part), sum(count for _, count, _ in part)] for part in parts]
-
-        found = self._by_task("rolling", requests, ask)
-        return [Nats(nats, tokens) for nats, tokens in found]
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each context, up to a stop string of the request."""
-
-        def ask(asked: list[tuple[str, dict[str, Any]]]) -> list[str]:
-            groups: dict[str, list[int]] = defaultdict(list)
-            for index, (_, decoding) in enumerate(asked):
-                groups[repr(decoding)].append(index)
-            found = [""] * len(asked)
-            with _bar(len(asked), "generate", disable_tqdm) as bar:
-                for indices in groups.values():
-                    contexts, decoding = [asked[index][0] for index in indices], dict(asked[indices[0]][1])
-                    answers = self._generate(contexts, decoding, bar.update)
-                    for index, answer in zip(indices, answers, strict=True):
-                        found[index] = answer
-            return found
-
-        return self._by_task("generate", requests, ask)
-
-    def _by_task(self, kind: str, requests: list[Instance], ask: Callable[[Any], list[Any]]) -> list[Any]:
-        """Answers in the requests' order, a task at a time, so that each is kept when it is done."""
-        tasks: dict[str, list[int]] = defaultdict(list)
-        for index, request in enumerate(requests):
-            tasks[str(request.task_name)].append(index)
-        found: list[Any] = [None] * len(requests)
-        for task, indices in tasks.items():
-            asked = [requests[index].args for index in indices]
-            answers = self.responses.of(kind, task, asked, functools.partial(ask, asked))
-            for index, answer in zip(indices, answers, strict=True):
-                found[index] = answer
-        return found
-
-    def _generate(
-        self, contexts: list[str], asked: dict[str, Any], seen: Callable[[float], object]
+    def complete(
+        self,
+        texts: list[str],
+        prompts: list[list[int]],
+        stops: list[str],
+        most: int,
+        decoding: dict[str, Any],
+        seen: Seen,
     ) -> list[str]:
-        decoding: dict[str, Any] = normalize_gen_kwargs(asked)
-        most = decoding.pop("max_gen_toks")
-        eos = self.tokenizer.decode(self.eot_token_id)
-        stops = [stop for stop in handle_stop_sequences(decoding.pop("until", None), eos) if stop]
-        encoded = self.encoder.encode(contexts)
-        longest = max(contexts, key=lambda context: len(encoded[context]))
-        if len(encoded[longest]) > self.max_length - most:
-            self._refuse_length(len(encoded[longest]), self.max_length - most, longest)
-        prompts = [encoded[context] for context in contexts]
+        """As Respondent's; what is not greedy, and a model that heeds no trees, by transformers' `generate`."""
         own = self.likelihood.trees and not decoding.get("do_sample") and set(decoding) <= DECODING
         answers = (
             self.generation.complete(prompts, stops, most, seen)
             if own
             else self.generation.sample(prompts, stops, most, decoding, seen)
         )
-        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [postprocess_generated_text(text, stops, None) for text in texts]
-
-    def _loglikelihood_tokens(
-        self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, **_: Any
-    ) -> list[tuple[float, bool]]:
-        scored = self._score([(context, answer) for _, context, answer in requests], disable_tqdm)
-        return [(nats, is_greedy) for nats, _, is_greedy in scored]
-
-    def _score(self, pairs: Sequence[Pair], disable_tqdm: bool) -> list[tuple[float, int, bool]]:
-        """(nats, tokens of the answer, greedy)."""
-        for context, answer in pairs:
-            if len(context) + len(answer) > self.max_length + 1:
-                text = self.tokenizer.decode(context + answer)
-                self._refuse_length(len(context) + len(answer), self.max_length + 1, text)
-        with _bar(len(pairs), "score", disable_tqdm) as bar:
-            scored = self.likelihood.score(pairs, bar.update)
-        return [
-            (nats, len(answer), is_greedy)
-            for (nats, is_greedy), (_, answer) in zip(scored, pairs, strict=True)
-        ]
+        return list(self.tokenizer.batch_decode(answers, skip_special_tokens=True))
 
     def _refuse_nan(self, _: torch.nn.Module, __: Any, output: Any) -> None:
         if torch.isnan(output.logits).any():
             raise NotANumber(
                 f"{self.source} computes NaN: its weights are broken, or its precision is too low"
             )
-
-    def _refuse_length(self, tokens: int, room: int, text: str) -> None:
-        raise ValueError(
-            f"a prompt of {tokens} tokens does not fit the {room} that {self.source} has room for "
-            f"({text[-60:]!r}): lower bench.fewshot or prompt.max_new_tokens, or drop the row"
-        )
-
-
-def _bar(total: int, label: str, hidden: bool) -> tqdm[Any]:
-    return tqdm(total=total, desc=label, unit="request", disable=hidden, mininterval=1)

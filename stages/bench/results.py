@@ -64,7 +64,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
     import pyarrow.parquet as pq
 
     kinds = {"loglikelihoods": pa.list_(pa.float64()), "clean": pa.bool_(), "verdicts": pa.list_(pa.string())}
-    filled = [name for name in OPTIONAL if any(row[name] for row in rows)]
+    filled = [name for name in OPTIONAL if any(dict(row)[name] for row in rows)]
     names = [name for name in Row.__annotations__ if name not in OPTIONAL or name in filled]
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
     flat = [row | {name: _json(row[name]) for name in ("scores", "slices", "parts")} for row in rows]

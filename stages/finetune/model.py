@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from stages.common.adapter import CONFIG
+from stages.common.quantised import INSTALL, check_quantised, layer, load_quantised
 from stages.finetune.checks import QUANTISED, check_values
 from stages.finetune.config import Finetune, Init, Method, MethodConfig, Precision, Weights
 
@@ -53,29 +52,9 @@ def start(cfg: Finetune, base: Path, weights: Weights) -> Any:
 def _quantised(cfg: Finetune, base: Path, weights: Weights) -> Any:
     import torch
     from peft import prepare_model_for_kbit_training
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    # It warns at each multiplication in int8 that it casts, and of CPU kernels that it would fetch from the hub.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     compute = torch.bfloat16 if cfg.precision is Precision.bf16 else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(
-        base,
-        dtype=compute,
-        use_safetensors=True,
-        quantization_config=BitsAndBytesConfig(
-            load_in_8bit=weights is Weights.int8,
-            load_in_4bit=weights is Weights.nf4,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
-        ),
-        device_map={"": int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.is_available() else "cpu"},
-    )
-    for module in model.modules():
-        if hasattr(
-            module, "support_avx512bf16_for_cpu"
-        ):  # its evaluation rounds the frozen weights' scales, for good
-            module.support_avx512bf16_for_cpu = False
+    model = load_quantised(base, compute, nf4=weights is Weights.nf4)
     # Norms and embeddings to fp32; the trainer decides about gradient checkpointing.
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
@@ -171,36 +150,17 @@ def _tied(skeleton: Any) -> list[str]:
 
 
 def _check_bitsandbytes(method: MethodConfig) -> None:
-    """Train one small layer for two steps: whether that works depends on build, PEFT, processor and driver."""
+    """Train one small layer for two steps: PEFT has its part in whether that works."""
     asked = f"method.weights={method.weights.name} (conf/method/{method.name}.yaml)"
-    remedy = "pip install -r requirements-qlora.txt -c requirements.lock, or take method.weights=bf16"
-    try:
-        import_module("bitsandbytes")
-    except ImportError as error:
-        raise ValueError(f"{asked} needs bitsandbytes: {remedy}") from error
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        _try_layer(method, device)
-    except Exception as error:  # a native library: whatever it raises, it cannot do it here
-        text = " ".join(str(error).split())
-        raise ValueError(
-            f"{asked} with dora={method.dora} does not work on this machine's {device} ({text}): {remedy}"
-        ) from error
+    remedy = f"{INSTALL}, or take method.weights=bf16"
+    check_quantised(asked, f" with dora={method.dora}", remedy, lambda device: _try_layer(method, device))
 
 
 def _try_layer(method: MethodConfig, device: str) -> None:
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
-    layers = import_module("bitsandbytes").nn
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    if method.weights is Weights.nf4:
-        layer = layers.Linear4bit(64, 64, bias=False, quant_type="nf4")
-    else:
-        layer = layers.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
-    frozen = torch.nn.Sequential(layer).requires_grad_(False).to(device)
+    frozen = torch.nn.Sequential(layer(nf4=method.weights is Weights.nf4)).requires_grad_(False).to(device)
     model = inject_adapter_in_model(LoraConfig(r=1, target_modules=["0"], use_dora=method.dora), frozen).to(
         device
     )

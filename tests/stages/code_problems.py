@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ops import snapshot as making
-from stages.bench.config import Bench, Code, Precision, Variant
+from stages.bench.config import Backend, Bench, Code, Precision, Variant
 from stages.bench.modules import module_file
 from stages.common.files import write_jsonl
 from stages.common.prompt import Prompt
@@ -96,7 +96,7 @@ def section(*tasks: str, code: Code = CODE, fewshot: int = 0) -> Bench:
 
 
 def variant(model: Path) -> Variant:
-    return Variant(str(model), "", Precision.fp32)
+    return Variant(str(model), "", Precision.fp32, Backend.own, {})
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch, answers: dict[Any, str | list[str]]) -> dict[str, list[str]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from ops.variant_sources import fetch
 from stages.bench.__main__ import main
-from stages.bench.config import Bench, Precision, Variant
+from stages.bench.config import Backend, Bench, Precision, Variant
 from stages.common.prompt import Prompt
 from stages.finetune.outs import write_out
 from stages.judge.local import LocalJudge
@@ -56,7 +57,7 @@ def score(name: str, path: str) -> list[dict[str, Any]]:
     main(
         Bench(7, 2, "sample", list(TASKS), 0, 2, 256, prompt, 0, True, [], NO_CODE),
         name,
-        Variant(path, "", Precision.fp32),
+        Variant(path, "", Precision.fp32, Backend.own, {}),
     )
     rows: list[dict[str, Any]] = pq.read_table(f"data/results/{name}.parquet").to_pylist()
     return [row | {"scores": json.loads(row["scores"])} for row in rows]
@@ -69,6 +70,14 @@ def test_bench_scores_an_adapter_as_the_merged_model(workspace: Path) -> None:
     assert [row["output"] for row in adapter] != [row["output"] for row in base]
     for one, other in zip(merged, adapter, strict=True):
         assert other["scores"] == pytest.approx(one["scores"], rel=1e-4)
+
+
+def test_an_adapter_that_brought_its_base_along_is_scored_on_it(workspace: Path) -> None:
+    """As a variant (ops/variant.py), whatever models/base is by then."""
+    expected = score("adapter", ADAPTER)
+    fetch(ADAPTER, Path("variant"), workspace)
+    shutil.rmtree("models/base")
+    assert score("variant", "variant") == expected
 
 
 def test_a_judge_that_is_an_adapter_says_what_the_merged_model_says(workspace: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from stages.bench.__main__ import main
-from stages.bench.config import Bench, Code, Precision, Variant
+from stages.bench.config import Backend, Bench, Code, Precision, Variant
 from stages.bench.results import interval
 from stages.bench.tasks.rouge import rouge_l
 from stages.bench.tasks.scoring import final_number, gsm8k, triage
@@ -80,7 +80,7 @@ def items(name: str = "base") -> list[dict[str, Any]]:
 
 
 def variant(model: Path) -> Variant:
-    return Variant(str(model), "", Precision.fp32)
+    return Variant(str(model), "", Precision.fp32, Backend.own, {})
 
 
 def direct_nats(model: Path, prompt: str, target: str) -> float:
@@ -261,7 +261,11 @@ def test_bad_input_is_one_line_that_says_what_to_do(workspace: Path, tiny_model:
         assert not Path("data/results/base.parquet").exists()
 
     cfg, good = section("helpdesk_triage"), variant(tiny_model)
-    refused(cfg, Variant("models/none", "", Precision.fp32), "no model folder at 'models/none'.*dvc repro")
+    refused(
+        cfg,
+        Variant("models/none", "", Precision.fp32, Backend.own, {}),
+        "no model folder at 'models/none'.*dvc repro",
+    )
     long = Prompt("p", "", [Example("q " * 500, "a")], 12)
     refused(section("helpdesk_triage", prompt=long), good, "tokens does not fit.*lower bench.fewshot")
     refused(section("heldout_loss", prompt=long), good, "tokens does not fit.*lower bench.fewshot")

@@ -160,7 +160,7 @@ def ours(bench: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, l
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    from stages.bench.config import Bench, Precision, Variant
+    from stages.bench.config import Backend, Bench, Precision, Variant
     from stages.bench.evaluation import compile_templates_once
     from stages.bench.model import Scorer
     from stages.common.prompt import Prompt
@@ -168,7 +168,7 @@ def ours(bench: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, l
 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(bench / "cache"))
     cfg = Bench(1, 1, "equal", list(TASKS), 0, 7, 200, Prompt("none", "", [], 256), 0, False, [], NO_CODE)
-    scorer = Scorer(cfg, Variant(str(bench / kind), "", Precision.fp32))
+    scorer = Scorer(cfg, Variant(str(bench / kind), "", Precision.fp32, Backend.own, {}))
     assert scorer.likelihood.trees
     compile_templates_once()
     manager = TaskManager(include_path=str(bench / "tasks"), include_defaults=False)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from stages.bench.__main__ import main
-from stages.bench.config import Bench, Precision, Variant
+from stages.bench.config import Backend, Bench, Precision, Variant
 from stages.bench.responses import Responses
 from stages.bench.slices import gap, slice_metrics
 from stages.common.prompt import Prompt
@@ -39,7 +39,7 @@ run(sys.argv[1])
 
 def run(model: str) -> Any:
     cfg = Bench(7, 2, "sample", TASKS, 0, 2, 256, Prompt("p", "", [], 8), 0, True, ["style"], NO_CODE)
-    return main(cfg, "base", Variant(model, "", Precision.fp32))
+    return main(cfg, "base", Variant(model, "", Precision.fp32, Backend.own, {}))
 
 
 def test_finished_tasks_are_not_asked_again_and_the_results_are_the_same(

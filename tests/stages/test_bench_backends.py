@@ -1,0 +1,112 @@
+"""Other back ends of lm-eval's are one line of YAML away, and give the numbers of our own engine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.bench.__main__ import main
+from stages.bench.config import Backend, Bench, Precision, Variant
+from stages.common.prompt import Prompt
+from tests.stages.completions_server import Server, serving
+from tests.stages.test_bench import ROWS, items, write
+
+TASKS = ["heldout_loss", "helpdesk_intent", "helpdesk_triage"]
+CFG = Bench(7, 2, "sample", TASKS, 0, 2, 256, Prompt("p", "You triage.", [], 12), 0, True, ["style"])
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> Path:
+    """Three rows, and the variant's folder at models/base: the current directory."""
+    monkeypatch.chdir(tmp_path)
+    write(ROWS)
+    shutil.copytree(tiny_model, "models/base")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path) -> Iterator[Server]:
+    with serving(tiny_model) as made:
+        yield made
+
+
+def on(backend: Backend, **model_args: Any) -> Variant:
+    return Variant("models/base", "", Precision.fp32, backend, model_args)
+
+
+def scored(name: str, variant: Variant, cfg: Bench = CFG) -> list[dict[str, Any]]:
+    main(cfg, name, variant)
+    return items(name)
+
+
+def same(found: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert len(found) == len(expected) == 3 * len(TASKS)
+    for one, other in zip(found, expected, strict=True):
+        for key in ("task", "id", "prompt_hash", "output", "target"):
+            assert one[key] == other[key], (key, one, other)
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-4)
+        assert one["loglikelihoods"] == pytest.approx(other["loglikelihoods"], abs=1e-3)
+
+
+def test_a_server_gives_the_numbers_of_our_own_engine(
+    workspace: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
+    server.seen.clear()
+    own = scored("own", on(Backend.own))
+    same(scored("served", on(Backend.completions, base_url=server.url, model="tiny")), own)
+    assert {asked["model"] for asked in server.seen} == {"tiny"} and set(server.keys) == {"Bearer sk-x"}
+    assert {bool(asked.get("echo")) for asked in server.seen} == {True, False}
+    assert not [file for file in Path(".").rglob("*.json") if b"sk-x" in file.read_bytes()]
+    same(scored("several", on(Backend.completions, base_url=server.url, num_concurrent=3)), own)
+
+
+def test_transformers_as_lm_eval_runs_it_gives_the_numbers_of_our_own_engine(workspace: Path) -> None:
+    same(scored("hf", on(Backend.hf)), scored("own", on(Backend.own)))
+
+
+def refused(variant: Variant, match: str, cfg: Bench = CFG) -> None:
+    with pytest.raises(ValueError, match=match) as no:
+        main(cfg, "x", variant)
+    assert "\n" not in str(no.value)
+    assert not Path("data/results/x.parquet").exists()
+
+
+def test_what_a_back_end_lacks_is_one_clear_line(
+    workspace: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = {"max_retries": 1, "model": "tiny"}
+    refused(on(Backend.completions), r"completions of models/base needs model_args: \{base_url: ")
+    refused(on(Backend.completions, base_url="http://a@b/v1"), "has a user in it: set OPENAI_API_KEY")
+    refused(on(Backend.completions, auth_token="t"), "auth_token would stand in params.yaml and git")
+    refused(on(Backend.hf, trust_remote_code=True), "no model's own code is run here")
+    refused(on(Backend.hf, nonsense=1), r"back end hf of models/base failed \(TypeError: .*nonsense")
+    refused(on(Backend.own, dtype="float16"), "mean nothing to backend: own; leave them empty")
+    refused(
+        replace(on(Backend.hf), precision=Precision.nf4), "precision nf4 of models/base is for backend own"
+    )
+    refused(
+        on(Backend.completions, base_url="http://127.0.0.1:9/v1/completions", **once),
+        r"back end completions of models/base failed \(ConnectionError: ",
+    )
+    monkeypatch.setattr(server, "failure", 503)
+    refused(on(Backend.completions, base_url=server.url, **once), r"failed \(HTTPError: 503")
+    long = replace(CFG, prompt=replace(CFG.prompt, system="word " * 400))
+    refused(
+        on(Backend.completions, base_url=server.url, **once),
+        r"a prompt of \d+ tokens does not fit the 10\d\d",
+        long,
+    )
+
+
+@pytest.mark.parametrize("backend", [Backend.vllm, Backend.sglang])
+def test_a_back_end_that_is_not_installed_is_one_clear_line(workspace: Path, backend: Backend) -> None:
+    if find_spec(backend.name):
+        pytest.skip(f"{backend.name} is installed")
+    refused(on(backend), f"back end {backend.name} of models/base is not installed .*backend: own")
