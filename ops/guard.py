@@ -50,7 +50,17 @@ def problems(root: Path) -> list[str]:
             "params.yaml was edited by hand: edit conf/ and run `python -m ops.compose`, "
             "or `python -m ops.compose <key>=<value>` for a value of this run alone"
         )
-    return lines
+    return lines + [
+        f"variants.{name}.path={path} is no folder here: `python -m ops.variant {name} hub:{path}@<revision>` brings a "
+        "model of the hub"
+        for name, path in _paths(params).items()
+        if not path.startswith("models/") and not (root / path).is_dir()
+    ]
+
+
+def _paths(params: dict[str, Any]) -> dict[str, str]:
+    """Where the models that bench scores should be; those under models/ may have yet to be made."""
+    return {name: str(variant["path"]) for name, variant in params.get("variants", {}).items()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The short table at the end of `make`: what ran, base against tuned, judge, drift, verdict, where to look next.
+"""The short table at the end of `make`: what ran, every variant, judge, drift, verdict, where to look next.
 
 `python -m ops.summary` prints it again from the committed metrics.
 """
@@ -26,8 +26,7 @@ def main(ran: list[str] | None) -> None:
         console.print(
             f"\n[bold]Ran[/bold]  {', '.join(ran) if ran else 'nothing: every stage is up to date'}"
         )
-    base, tuned = (read_json(METRICS / "bench" / f"{name}.json") for name in ("base", "tuned"))
-    console.print(compare(base, tuned))
+    console.print(compare({name: read_json(METRICS / "bench" / f"{name}.json") for name in variants()}))
     console.print(evidence(read_json(METRICS / "judge.json"), read_json(METRICS / "drift.json")))
     console.print(verdict(read_json(Path("reports/decision/decision.json"))))
     console.print(
@@ -35,11 +34,24 @@ def main(ran: list[str] | None) -> None:
     )
 
 
-def compare(base: Metrics, tuned: Metrics) -> Table:
-    """Each benchmark metric of both models with its 95 % interval; slices ("task/metric/field:value") are left out."""
-    table = _table("Held-out rows", "metric", "base", "tuned", "n")
-    for key in sorted(key for key in base.keys() & tuned.keys() if ":" not in key):
-        table.add_row(key, interval(base[key]), interval(tuned[key]), str(tuned[key]["n"]))
+def variants() -> list[str]:
+    """Names of the models that bench scores, in the order of conf/config.yaml."""
+    import yaml
+
+    return list(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["variants"])
+
+
+def compare(found: dict[str, Metrics]) -> Table:
+    """Each benchmark metric of each variant with its 95 % interval, "-" where it has none.
+
+    Slices ("task/metric/field:value") are left out; n is the first variant's that has the metric.
+    """
+    table = _table("Held-out rows", "metric", *found, "n")
+    for key in sorted({key for metrics in found.values() for key in metrics if ":" not in key}):
+        cells = [interval(metrics[key]) if key in metrics else "-" for metrics in found.values()]
+        table.add_row(
+            key, *cells, str(next(metrics[key]["n"] for metrics in found.values() if key in metrics))
+        )
     return table
 
 

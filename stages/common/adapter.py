@@ -1,4 +1,4 @@
-"""Adapter folders: a PEFT adapter whose base stands beside it, and how a mismatch of the two is noticed."""
+"""Adapter folders: a PEFT adapter whose base stands beside or inside it, and how a mismatch of the two is noticed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from typing import Any
 from stages.common.files import read_json, write_json
 
 CONFIG, WEIGHTS, IDENTITY = "adapter_config.json", "adapter_model.safetensors", "base.json"
+INSIDE = "base"  # a folder in the adapter's own: a variant carries its base along (ops/variant.py)
 SAMPLE = 4096  # bytes of each tensor
 
 
 def base_of(folder: Path) -> Path | None:
-    """The base that an adapter's folder names; None where `folder` holds no adapter.
+    """The base that an adapter's folder carries or names; None where `folder` holds no adapter.
 
     Raises ValueError where that base is not here, or is not the one that the adapter was trained on.
     """
     if not (folder / CONFIG).is_file():
         return None
     name = read_json(folder / CONFIG)["base_model_name_or_path"]
+    if (folder / INSIDE / "config.json").is_file():
+        name = str(folder / INSIDE)
     if not name or not (Path(name) / "config.json").is_file():
         raise ValueError(
             f"{folder} is an adapter of {name!r} ({CONFIG}), which is no model folder here: run "

@@ -1,4 +1,4 @@
-"""A Hugging Face hub on this machine: the HTTP that huggingface_hub and datasets speak for a dataset repository.
+"""A Hugging Face hub on this machine: the HTTP that huggingface_hub and datasets speak for datasets and models.
 
 `with serve() as hub: hub.commit("allenai/ai2_arc", {"README.md": ...})`, then HF_ENDPOINT=hub.url. Answers follow
 https://huggingface.co/docs/hub/api: repository at a revision, its tree, its files with ranges, and the hub's errors.
@@ -20,8 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-API = re.compile(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.+))?)?")
-FILE = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+API = re.compile(r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.+))?)?")
+FILE = re.compile(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
 @dataclass
