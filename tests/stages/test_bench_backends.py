@@ -63,7 +63,7 @@ def test_a_server_gives_the_numbers_of_our_own_engine(
     same(scored("served", on(Backend.completions, base_url=server.url, model="tiny")), own)
     assert {asked["model"] for asked in server.seen} == {"tiny"} and set(server.keys) == {"Bearer sk-x"}
     assert {bool(asked.get("echo")) for asked in server.seen} == {True, False}
-    assert not [file for file in Path(".").rglob("*.json") if b"sk-x" in file.read_bytes()]
+    assert not [file for file in Path().rglob("*.json") if b"sk-x" in file.read_bytes()]
     same(scored("several", on(Backend.completions, base_url=server.url, num_concurrent=3)), own)
 
 

@@ -91,7 +91,8 @@ def item(line: dict[str, str]) -> dict[str, Any]:
     return {
         "q": line["question"], "answer": line["answer"].rpartition("#### ")[2], "gold": draw.randrange(2),
         "long": [" ".join(draw.choices(words, k=draw.randrange(2, 10))) for _ in range(3)],
-        "short": [draw.choice(words) for _ in range(3)], "text": line["question"] * 9,
+        # No two alike: of equal answers the likelier is decided by rounding
+        "short": draw.sample(sorted(set(words)), 3), "text": line["question"] * 9,
     }  # fmt: skip
 
 
