@@ -56,5 +56,13 @@ def execute(programs: list[str], limits: Limits, count: int, task: str, kept: Re
 
 
 def pass_at_k(tried: int, passed: int, k: int) -> float:
-    """Chance that one of `k` drawn from the programs tried passes, without bias (arXiv:2107.03374, equation 1)."""
+    """Chance that one of `k` drawn from the programs tried passes, without bias (arXiv:2107.03374, equation 1).
+
+    Raises ValueError where fewer than `k` were tried.
+    """
+    if k > tried:
+        raise ValueError(
+            f"pass@{k} of {tried} answers: `repeats` in the task's YAML says how many are asked, and without a "
+            "`filter_list` lm-eval keeps the first alone"
+        )
     return 1.0 - math.comb(tried - passed, k) / math.comb(tried, k)

@@ -21,7 +21,7 @@ from stages.bench.__main__ import main
 from stages.bench.modules import module_file, module_hash
 from stages.bench.programs import pass_at_k
 from stages.bench.sandbox import Verdict
-from stages.bench.snapshot import SNAPSHOTS, verify
+from stages.bench.snapshot import SNAPSHOTS, dataset, parse, verify
 from stages.bench.tasks import code as ours
 from stages.common.files import read_json, sha256, write_json
 from tests.stages.code_problems import (
@@ -145,6 +145,19 @@ def estimate(n: int, c: int, k: int) -> float:
 def test_pass_at_k_is_the_paper_s_and_unbiased(n: int, c: int, k: int) -> None:
     assert pass_at_k(n, c, k) == pytest.approx(estimate(n, c, k), abs=1e-12)
     assert pass_at_k(n, c, 1) == pytest.approx(c / n)
+
+
+def test_more_draws_than_answers_is_one_line(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    config, _ = parse(SNAPSHOTS / "mbpp/task.yaml")
+    config |= {
+        "custom_dataset": dataset,
+        "metric_list": [{**config["metric_list"][0], "metric": pass_at_k, "k": [5]}],
+    }
+    config["fewshot_config"] = {"sampler": "first_n", "samples": [MBPP[0]]}
+    for changes in ({}, {"repeats": 5}):
+        with pytest.raises(ValueError, match=r"^pass@5 of 1 answers: `repeats` .* keeps the first alone$"):
+            ours.CodeTask(config | changes)
 
 
 # --- nobody gets out

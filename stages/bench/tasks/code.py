@@ -28,11 +28,10 @@ class CodeTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval carries no ty
     execute: Callable[[list[str]], list[Verdict]]  # evaluation.py sets it, where the section allows it
 
     def __init__(self, config: dict[str, Any]) -> None:
-        """As lm-eval's, for a YAML that names this class. Raises ValueError for a k above the number of answers."""
+        """As lm-eval's, for a YAML that names this class. Raises ValueError for a k above its answers."""
         super().__init__(config={key: value for key, value in config.items() if key != "class"})
         self.counts: list[int] = self._metric_fn_kwargs["pass_at_k"]["k"]
-        if max(self.counts) > self.config.repeats:
-            raise ValueError(f"{self.task_name}: pass@{max(self.counts)} of {self.config.repeats} answers")
+        pass_at_k(self.config.repeats if self.config.filter_list else 1, 0, max(self.counts))
 
     def apply_filters(self) -> None:
         """Make the answers of all items programs, and execute them all."""
