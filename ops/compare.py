@@ -6,8 +6,8 @@
     python -m ops.compare main . --noise .lathe/noise/tuned
 
 What A and B may be stands in ops/results.py. Right or wrong is tested by McNemar's exact test, other scores by
-flipping signs, all corrected together (Holm). Scores that are no mean over items (perplexity, corpus BLEU) are
-not compared. `--noise` takes repeats of one model (a folder that `ops.noise` filled, or what A and B may be; of
+flipping signs, values that are no mean over items (BLEU, macro F1, a bias score) by swapping items, all corrected
+together (Holm). `--noise` takes repeats of one model (a folder that `ops.noise` filled, or what A and B may be; of
 three or more, or their spread is a guess): a difference that two of them would show too does not count.
 Exit status: 0 nothing is significantly worse, 1 something is, 2 the two cannot be compared.
 """
@@ -26,6 +26,7 @@ from typing import Any
 import yaml
 
 from ops.comparison import ALPHA, POWER, Comparison, Verdict, compare, rows
+from ops.comparison_sums import compare_sums, shared
 from ops.direction import directions
 from ops.results import Results, Texts, read
 from stages.common.files import write_json, write_text
@@ -110,9 +111,10 @@ def _compare(options: argparse.Namespace, root: Path) -> int:
     if len(noise) == 1:
         raise ValueError("--noise takes at least two repeats of one model; A or B may be one of them")
     a, b, *repeats = (read(name, options.variant, root) for name in (options.a, options.b, *noise))
-    comparisons = compare(
-        a.scores, b.scores, directions(root), options.margin, [each.scores for each in repeats]
-    )
+    declared, scores = directions(root), [each.scores for each in repeats]
+    family = len(a.scores.keys() & b.scores.keys()) + len(shared(a.parts, b.parts))
+    summed = compare_sums(a.parts, b.parts, declared, family, [each.parts for each in repeats])
+    comparisons = compare(a.scores, b.scores, declared, options.margin, scores, summed)
     noted = warnings(a, b)
     for each in repeats[1:]:
         noted += item_warnings(repeats[0], each, repeats[0].name, each.name)
@@ -183,7 +185,7 @@ def _sides(a: Results, b: Results) -> list[str]:
 
 
 def _summary(comparisons: list[Comparison]) -> str:
-    if not any(each.gained + each.lost for each in comparisons):
+    if all(each.same for each in comparisons):
         return f"Every score of B equals that of A ({len(comparisons)} metrics)."
     order = sorted(comparisons, key=lambda each: (list(Verdict).index(each.verdict), each.mark))
     counts = Counter(each.word for each in order)

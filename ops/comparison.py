@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import combinations
 
@@ -86,15 +86,25 @@ class Comparison:
         return self.verdict.value + (f" ({self.mark})" if self.mark else "")
 
     @property
+    def same(self) -> bool:
+        """No item differs."""
+        return not (self.gained + self.lost or self.difference["value"])
+
+    @property
     def fails(self) -> bool:
         """B is worse, and nothing excuses it."""
         return self.verdict is Verdict.worse and not self.mark
 
 
 def compare(
-    a: Scores, b: Scores, declared: Mapping[str, bool], margin: float, repeats: Sequence[Scores] = ()
+    a: Scores,
+    b: Scores,
+    declared: Mapping[str, bool],
+    margin: float,
+    repeats: Sequence[Scores] = (),
+    others: Sequence[Comparison] = (),
 ) -> list[Comparison]:
-    """Every metric that both hold for some item, in order of name, corrected as one family.
+    """Every metric that both hold for some item, in order of name, and `others`, corrected as one family.
 
     `declared` says of which metrics higher is better. A fall only counts where its whole interval lies below
     -`margin`, in the metric's unit. Raises ValueError where no item is in both.
@@ -103,38 +113,28 @@ def compare(
     if not names:
         counts = f"{len(a)} metrics in A, {len(b)} in B, {len(a.keys() & b.keys())} in both"
         raise ValueError(f"no item is scored in both ({counts})")
-    pairs = [paired(a[name], b[name]) for name in names]
-    tests = [p_value(left, right, len(names)) for left, right in pairs]
-    corrected = holm([p for _, p in tests])
-    found = []
-    for name, (left, right), (test, p), p_holm in zip(names, pairs, tests, corrected, strict=True):
-        higher = higher_is_better(name, declared)
-        difference = paired_difference(right, left, SEED)
+    family = len(names) + len(others)
+    found = [*others]
+    for name in names:
         moved = spread([each[name] for each in repeats if name in each])
-        verdict, mark = _verdict(difference, p_holm, higher, margin, moved)
-        rise = right - left if higher else left - right
-        found.append(
-            Comparison(
-                metric=name,
-                higher_is_better=higher,
-                n=left.size,
-                only_a=len(a[name]) - left.size,
-                only_b=len(b[name]) - left.size,
-                a=float(left.mean()),
-                b=float(right.mean()),
-                difference=difference,
-                gained=int((rise > 0).sum()),
-                lost=int((rise < 0).sum()),
-                test=test,
-                p=p,
-                p_holm=p_holm,
-                detectable=detectable(right - left, len(names)),
-                spread=moved,
-                verdict=verdict,
-                mark=mark,
-            )
-        )
-    return found
+        found.append(_compared(name, a[name], b[name], higher_is_better(name, declared), family, moved))
+    corrected = holm([each.p for each in found])
+    judged = [_judged(each, p_holm, margin) for each, p_holm in zip(found, corrected, strict=True)]
+    return sorted(judged, key=lambda each: each.metric)
+
+
+def _compared(
+    name: str, a: Mapping[str, float], b: Mapping[str, float], higher: bool, family: int, moved: Spread | None
+) -> Comparison:
+    left, right = paired(a, b)
+    test, p = p_value(left, right, family)
+    rise = right - left if higher else left - right
+    return Comparison(
+        metric=name, higher_is_better=higher, n=left.size, only_a=len(a) - left.size, only_b=len(b) - left.size,
+        a=float(left.mean()), b=float(right.mean()), difference=paired_difference(right, left, SEED),
+        gained=int((rise > 0).sum()), lost=int((rise < 0).sum()), test=test, p=p, p_holm=1.0,
+        detectable=detectable(right - left, family), spread=moved, verdict=Verdict.none, mark="",
+    )  # fmt: skip
 
 
 def paired(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[Array, Array]:
@@ -220,21 +220,23 @@ def rows(comparisons: list[Comparison], *, noise: bool) -> list[list[str]]:
     return table
 
 
-def _verdict(
-    difference: Metric, p_holm: float, higher: bool, margin: float, moved: Spread | None
-) -> tuple[Verdict, str]:
+def _judged(each: Comparison, p_holm: float, margin: float) -> Comparison:
     if p_holm > ALPHA:
-        return Verdict.none, ""
-    better = (difference["value"] > 0) == higher
-    mark = "within noise" if moved and abs(difference["value"]) <= moved.limit else ""
+        return replace(each, p_holm=p_holm)
+    apart, moved = each.difference, each.spread
+    better = (apart["value"] > 0) == each.higher_is_better
+    mark = "within noise" if moved and abs(apart["value"]) <= moved.limit else ""
     if better:
-        return Verdict.better, mark
-    least = -difference["hi"] if higher else difference["lo"]  # the smallest fall that the interval allows
-    return Verdict.worse, mark or ("within margin" if margin and least <= margin else "")
+        return replace(each, p_holm=p_holm, verdict=Verdict.better, mark=mark)
+    least = (
+        -apart["hi"] if each.higher_is_better else apart["lo"]
+    )  # the smallest fall that the interval allows
+    mark = mark or ("within margin" if margin and least <= margin else "")
+    return replace(each, p_holm=p_holm, verdict=Verdict.worse, mark=mark)
 
 
 def _interval(each: Comparison) -> str:
-    if not each.gained + each.lost:
+    if each.same:
         return "0 (all items equal)"
     difference = each.difference
     return f"{difference['value']:+.4f} [{difference['lo']:+.4f}, {difference['hi']:+.4f}]"

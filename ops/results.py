@@ -35,11 +35,10 @@ from stages.register.evidence import Scores
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-RESULTS = "data/results"
+RESULTS, PACKAGES = "data/results", ("torch", "transformers", "lm_eval")
 WORKSPACE, KEPT = (".", "workspace"), ("champion", "previous")  # KEPT: what champion.json itself names
 # Which items were asked is seen in the items, and the model is what is compared.
 NO_SETTINGS = {"bench.name", "bench.tasks", "variant.path", "variant.revision"}
-PACKAGES = ("torch", "transformers", "lm_eval")
 Texts = dict[str, dict[str, str]]
 
 
@@ -47,6 +46,7 @@ Texts = dict[str, dict[str, str]]
 class Results:
     """Per-item scores by "task/metric" and id; prompt hashes and targets by task and id, where they are recorded.
 
+    `parts` has what an item adds to values that are no mean (stages/bench/corpus.py), by "task/metric" and id.
     `settings` say how they were made, as dvc.lock has it; None where nobody recorded that.
     """
 
@@ -56,6 +56,7 @@ class Results:
     prompts: Texts = field(default_factory=dict)
     targets: Texts = field(default_factory=dict)
     settings: dict[str, str] | None = None
+    parts: dict[str, Scores] = field(default_factory=dict)
 
 
 def read(name: str, variant: str, root: Path) -> Results:
@@ -91,7 +92,7 @@ def parse(content: bytes, name: str, source: str, settings: dict[str, str] | Non
         raise ValueError(f"{source} is not a parquet file: {one_line(error)}") from error
     if missing := sorted({"task", "id", "scores"} - set(file.schema_arrow.names)):
         raise ValueError(f"{source} holds no results of bench: it has no column {', '.join(missing)}")
-    wanted = {"task", "id", "scores", "prompt_hash", "target"} & set(file.schema_arrow.names)
+    wanted = {"task", "id", "scores", "parts", "prompt_hash", "target"} & set(file.schema_arrow.names)
     results, seen = Results(name, source, {}, settings=settings), set()
     for row in file.read(columns=sorted(wanted)).to_pylist():
         task, item = row["task"], row["id"]
@@ -103,6 +104,8 @@ def parse(content: bytes, name: str, source: str, settings: dict[str, str] | Non
                 texts.setdefault(task, {})[item] = row[column]
         for metric, value in _numbers(row["scores"], f"{source}: item {item} of {task}").items():
             results.scores.setdefault(f"{task}/{metric}", {})[item] = value
+        for metric, added in json.loads(row.get("parts") or "{}").items():
+            results.parts.setdefault(f"{task}/{metric}", {})[item] = added
     return results
 
 
@@ -121,8 +124,7 @@ def _numbers(text: str, where: str) -> dict[str, float]:
 def _version(name: str, root: Path) -> tuple[str, str] | None:
     """Registered model and alias or number, where a name says one."""
     if name.startswith("models:/"):
-        found = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", name)
-        if not found:
+        if not (found := re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", name)):
             raise ValueError(f"{name} is neither models:/Name@alias nor models:/Name/3")
         return found[1], found[2] or found[3]
     model, _, alias = name.partition("@")
@@ -130,8 +132,7 @@ def _version(name: str, root: Path) -> tuple[str, str] | None:
 
 
 def _champions(root: Path) -> dict[str, Any]:
-    path = root / "registry" / "champion.json"
-    return dict(read_json(path)) if path.is_file() else {}
+    return dict(read_json(path)) if (path := root / "registry/champion.json").is_file() else {}
 
 
 def _from_registry(name: str, model: str, which: str, root: Path) -> Results:
@@ -168,8 +169,8 @@ def _from_folder(name: str, place: str, variant: str, root: Path) -> Results:
     if not (root / where).is_file():
         there = _there(each.stem for each in (folder / RESULTS).glob("*.parquet"))
         raise ValueError(f"{where} does not exist ({there}): `dvc pull` or `dvc repro` brings it")
-    content, benched = (root / where).read_bytes(), _benched(_text(folder / "dvc.lock"))
-    digest, stage = benched.get(variant, ("", {}))
+    content = (root / where).read_bytes()
+    digest, stage = _benched(_text(folder / "dvc.lock")).get(variant, ("", {}))
     recorded = digest == md5(io.BytesIO(content))[0]
     settings = _settings(stage, _text(folder / "requirements.lock")) if recorded else None
     return parse(content, name, where, settings)
