@@ -34,6 +34,8 @@ def split(task: str, sample: dict[str, Any], aggregations: dict[str, Aggregate])
         elif summed(name, aggregate):
             own, added = _known(name, value, aggregate.__name__)
             scores, parts = scores | own, parts | added
+        elif isinstance(value, int | float) and math.isfinite(value):
+            scores[name + ITEM] = float(value)
     return scores, parts
 
 

@@ -1,0 +1,84 @@
+"""bench's results: lm-eval's own metrics that are no mean over items, and groups of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from stages.bench.results import groups, item_rows, summarise
+from stages.bench.scores import split
+
+
+def results(task: str, metric: str, aggregate: Any, items: list[Any]) -> dict[str, Any]:
+    """What lm-eval returns for a task of generated texts with one metric."""
+    samples = [
+        {
+            "doc_id": at, "doc": {}, "target": "t", "arguments": [("p",)], "filtered_resps": ["o"], "filter": "none",
+            "prompt_hash": "", "metrics": [metric], metric: item,
+        }
+        for at, item in enumerate(items)
+    ]  # fmt: skip
+    return {"samples": {task: samples}, "results": {}, "aggregations": {task: {metric: aggregate}}}
+
+
+def reported(found: dict[str, Any]) -> dict[str, Any]:
+    return dict(summarise(item_rows(found, [], set()), found, 3))
+
+
+def test_lm_evals_aggregations_get_its_value_and_an_interval_over_items() -> None:
+    from lm_eval.api import metrics as theirs
+
+    texts = [
+        ("the router is off", "the router is on"),
+        ("we are sorry for it", "we are sorry"),
+        ("a b c d", "a b c d"),
+    ]
+    sizes = [(-3.0, 4), (-7.0, 5), (-2.5, 9)]
+    classes = [(1, 1), (0, 1), (1, 0), (1, 1)]
+    for metric, name, items in (
+        ("bleu", "bleu", texts), ("chrf", "chrf", texts), ("chrf++", "chrfpp", texts), ("ter", "ter", texts),
+        ("word_perplexity", "weighted_perplexity", sizes), ("bits_per_byte", "bits_per_byte", sizes),
+        ("perplexity", "perplexity", [-1.0, -2.0, -4.0]), ("f1", "f1_score", classes),
+        ("mcc", "matthews_corrcoef", classes), ("length", "median", [1.0, 3.0, 8.0]),
+    ):  # fmt: skip
+        aggregate = getattr(theirs, name)
+        told = reported(results("t", metric, aggregate, items))[f"t/{metric}"]
+        assert told["value"] == pytest.approx(float(aggregate(items))), metric
+        assert told["lo"] <= told["value"] <= told["hi"] and told["n"] == len(items), metric
+
+
+def test_what_an_item_scores_by_itself_stands_beside_it() -> None:
+    from lm_eval.api.metrics import perplexity
+
+    told = reported(results("t", "perplexity", perplexity, [-1.0, -3.0]))
+    assert told["t/perplexity"]["value"] == pytest.approx(math.exp(2))
+    assert told["t/perplexity_item"]["value"] == 2.0  # nats, where lm-eval's own item is their negative
+
+
+def test_no_value_is_no_metric_and_a_mean_over_nan_is_refused() -> None:
+    from lm_eval.api.metrics import nanmean
+
+    assert "t/x" not in reported(results("t", "x", nanmean, [math.nan, math.nan]))
+    told = reported(results("t", "x", nanmean, [math.nan, 2.0, 3.0]))
+    assert told["t/x"]["value"] == told["t/x_item"]["value"] == 2.5 and told["t/x_item"]["n"] == 2
+    for value in (math.nan, None):
+        with pytest.raises(ValueError, match=r"t/x of item 4 is (nan|None): are the model's weights\?"):
+            split("t", {"metrics": ["x"], "x": value, "doc_id": 4}, {})
+
+
+@pytest.mark.parametrize("value", [0.5, 0.35])
+def test_a_group_has_its_tasks_weights(value: float) -> None:
+    """Two tasks of 10 and 30 items with 0.8 and 0.2: the mean of both is 0.5, of their items 0.35."""
+    tasks = {
+        "a/f1": {"value": 0.8, "lo": 0.7, "hi": 0.9, "n": 10}, "b/f1": {"value": 0.2, "lo": 0.2, "hi": 0.2, "n": 30},
+    }  # fmt: skip
+    found = {
+        "group_subtasks": {"g": ["a", "b"]},
+        "results": {"g": {"f1,none": value, "f1_stderr,none": "N/A"}},
+    }
+    half = 0.1 * (0.5 if value == 0.5 else 0.25)
+    expected = {"value": value, "lo": value - half, "hi": value + half, "n": 40}
+    assert groups(found, tasks)["g/f1"] == pytest.approx(expected)
+    assert groups(found, {"a/f1": tasks["a/f1"]}) == {}
