@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from ops.direction import directions, higher_is_better
-from stages.common.store import connect, one_line, shown, tracking_uri
+from stages.common.store import connect, metric_name, one_line, shown, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -50,7 +50,7 @@ def main(arguments: list[str], root: Path) -> None:
     if options.failed:
         header, rows = ["when", "experiment", "stage", "status", "error"], failures(runs)
     else:
-        metric = options.sort or _target(root)
+        metric = metric_name(options.sort or _target(root))
         lines = ranked(runs, metric, options.stage, root)
         header, rows = _columns(lines, metric)
     if not rows:

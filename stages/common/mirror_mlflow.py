@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.common.journal import Event
-from stages.common.store import DEAD, close_dead_runs, connect, ensure_experiment, one_line
+from stages.common.store import DEAD, close_dead_runs, connect, ensure_experiment, metric_name, one_line
 from stages.common.target import GoneError, RefusedError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class MlflowTarget:
         from mlflow.entities import Metric, Param, RunTag
 
         points = [
-            Metric(event["name"], event["value"], event["at"], event["step"])
+            Metric(metric_name(event["name"]), event["value"], event["at"], event["step"])
             for event in events
             if event["kind"] == "point"
         ]

@@ -35,6 +35,11 @@ def one_line(error: Exception) -> str:
     return shown(" ".join(str(error).split()))
 
 
+def metric_name(name: str) -> str:
+    """A metric's name as MLflow takes it: what it refuses, a comma or an @ say, becomes an underscore."""
+    return re.sub(r"[^/\w.\- :]", "_", name)
+
+
 def connect(where: Path) -> MlflowClient:
     """A client of the store; a fresh sqlite store is created by one process at a time.
 

@@ -53,7 +53,7 @@ def test_what_mlflow_refuses_is_one_warning_and_holds_up_nothing(
     track.start(tmp_path, NAME, {}, {f"p{number}": "x" * 9000 for number in range(230)} | {"a param?!": "y"})
     track.dataset("helpdesk", "", "rows" * 20_000, {"rows/read": 4.0})
     for step in range(40):
-        track.metric("loss" if step % 20 else "no such name?!", 1.0, step)
+        track.metric("loss" if step % 20 else "not/../unique", 1.0, step)
     track.close("FINISHED")
     run = logged(client, tmp_path, track)
     assert run.info.status == "FINISHED" and len(run.data.params) == 230
@@ -62,6 +62,19 @@ def test_what_mlflow_refuses_is_one_warning_and_holds_up_nothing(
     assert marks.load(journal, "mlflow").refused == 4
     assert [note["level"] for note in marks.notes(journal, "mlflow", 0)[0]] == [30]
     assert len([record for record in caplog.records if "refuses" in record.message]) <= 1
+
+
+def test_a_name_that_mlflow_would_refuse_arrives_with_underscores(
+    tmp_path: Path, client: MlflowClient
+) -> None:
+    """lm-eval's filters and a slice's values have commas in their names."""
+    track = Track()
+    track.start(tmp_path, NAME, {}, {})
+    track.metric("gsm8k/exact_match,strict-match", 0.5)
+    track.metric("t/acc/style:a @b", 0.25)
+    track.close("FINISHED")
+    found = logged(client, tmp_path, track).data.metrics
+    assert found == {"gsm8k/exact_match_strict-match": 0.5, "t/acc/style:a _b": 0.25}
 
 
 def test_a_file_is_kept_as_it_was_when_it_was_logged(tmp_path: Path, client: MlflowClient) -> None:
