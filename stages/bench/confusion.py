@@ -39,6 +39,8 @@ def confusions(rows: Sequence[Row], tasks: Iterable[str]) -> dict[str, Pairs]:
             fields = {task: [cell(key) for each in cells for key in each]}
         elif mine and all(len(row["loglikelihoods"]) > 1 for row in mine):
             fields = {task: _trimmed([(row["target"], row["output"]) for row in mine])}
+        elif any(row["loglikelihoods"] for row in mine):
+            continue  # nothing was answered: the target itself was scored
         else:
             fields = {f"{task}.{name}": pairs for name, pairs in _json_fields(mine).items()}
         found |= {name: _known(pairs) for name, pairs in fields.items() if _few(pairs)}

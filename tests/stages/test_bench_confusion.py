@@ -61,7 +61,9 @@ def test_what_is_no_classification_has_none() -> None:
     once = [row("o", at, f"{at}", "0", loglikelihoods=[-1.0, -2.0]) for at in range(9)]
     prose = [row("p", at, "yes\n", "no") for at in range(9)]
     member = [row("mmlu_anatomy", at, "AB"[at % 2], "A", loglikelihoods=[-1.0, -2.0]) for at in range(9)]
-    assert confusions([*many, *once, *prose, *member], ["m", "o", "p", "mmlu", "absent"]) == {}
+    loss = [row("l", at, triage("a" if at % 2 else "b", "c"), "", loglikelihoods=[-1.0]) for at in range(9)]
+    rows = [*many, *once, *prose, *member, *loss]
+    assert confusions(rows, ["m", "o", "p", "l", "mmlu", "absent"]) == {}
 
 
 def test_files_are_those_of_this_run_and_equal_for_equal_rows(tmp_path: Path) -> None:
