@@ -85,18 +85,20 @@ def _scores(repeat: Repeat, folder: Path) -> Scores:
     if not path.is_file():
         for old in folder.glob(f"{repeat.name}-*.parquet"):
             old.unlink()  # of another model, section or code
-        _run(repeat, path)
+        _run(repeat, path, digest)
     return parse(path.read_bytes(), repeat.name, str(path)).scores
 
 
-def _run(repeat: Repeat, path: Path) -> None:
+def _run(repeat: Repeat, path: Path, digest: str) -> None:
     from stages.bench.evaluation import evaluate
-    from stages.bench.model import Scorer
+    from stages.bench.processes import respondent
     from stages.bench.results import item_rows, write_rows
+    from stages.common.workspace import workspace
 
     print(f"{repeat.name}:", flush=True)
     seed_everything(repeat.cfg)
-    results = evaluate(repeat.cfg, Scorer(repeat.cfg, repeat.variant))
+    with workspace("noise", digest) as work:
+        results = evaluate(repeat.cfg, respondent(repeat.cfg, repeat.variant, work))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_rows(path, item_rows(results, repeat.cfg.slices, set()))
 

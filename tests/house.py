@@ -28,8 +28,8 @@ HEAVY = {
 # test_a_stages_import_is_light holds them to); and the file that MLflow runs as a model's code.
 WHOLE_MODULES = {
     "stages/bench/cache.py", "stages/bench/encoding.py", "stages/bench/foreign.py", "stages/bench/generation.py",
-    "stages/bench/likelihood.py", "stages/bench/load.py", "stages/bench/model.py", "stages/bench/respondent.py",
-    "stages/bench/tasks/chat.py", "stages/bench/tasks/code.py", "ops/assistant.py",
+    "stages/bench/likelihood.py", "stages/bench/load.py", "stages/bench/model.py", "stages/bench/processes.py",
+    "stages/bench/respondent.py", "stages/bench/tasks/chat.py", "stages/bench/tasks/code.py", "ops/assistant.py",
     "stages/finetune/saving.py", "stages/finetune/trainers.py",
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.bench.config import Backend, Bench, Variant
+from stages.bench.config import Bench, Variant
 from stages.bench.confusion import FOLDER, confusions, write
 from stages.bench.evaluation import benchmarks, evaluate
 from stages.bench.fingerprint import fingerprint
@@ -29,12 +29,10 @@ def main(cfg: Bench, name: str, variant: Variant) -> Metrics:
     the model's context, and NaN.
     """
     # Here, not above: torch, transformers and lm-eval take seconds that a wrong parameter should not cost.
-    from stages.bench.foreign import Foreign
-    from stages.bench.model import Scorer
+    from stages.bench.processes import respondent
 
-    kind = Scorer if variant.backend is Backend.own else Foreign
     with workspace(f"bench.{name}", fingerprint(cfg, variant)) as work:
-        results = evaluate(cfg, kind(cfg, variant, work))
+        results = evaluate(cfg, respondent(cfg, variant, work))
         rows = item_rows(results, cfg.slices, dirty_items(benchmarks(results)))
         path = RESULTS / f"{name}.parquet"
         write_rows(path, rows)

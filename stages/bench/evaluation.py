@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 from collections.abc import Callable
@@ -24,7 +25,17 @@ CLASS = "stages.bench.tasks.chat.ChatTask"
 OWN = "test"  # what prepare calls the rows of test.jsonl
 
 
-def evaluate(cfg: Bench, model: Respondent) -> dict[str, Any]:
+class AllAnswered(Exception):
+    """Raised in place of scoring."""
+
+
+def answer(cfg: Bench, model: Respondent) -> None:
+    """Ask all that `evaluate` asks and score nothing: `model` keeps the answers. Raises ValueError as it does."""
+    with contextlib.suppress(AllAnswered):
+        evaluate(cfg, model, scored=False)
+
+
+def evaluate(cfg: Bench, model: Respondent, *, scored: bool = True) -> dict[str, Any]:
     """lm-eval's results, with `samples`, of the section's tasks on `model`; `aggregations` has, by task and metric, the
     functions that are no mean over items.
 
@@ -42,6 +53,8 @@ def evaluate(cfg: Bench, model: Respondent) -> dict[str, Any]:
             if name in own_tasks():
                 _set_decoding(cfg, task, model)
             _set_fewshot(cfg, task)
+            if not scored:
+                task.apply_filters = _stop  # what lm-eval does first when all requests are answered
         set_execution(cfg, loaded["tasks"], model.responses)
         results: dict[str, Any] = run_tasks(
             model,
@@ -59,6 +72,10 @@ def evaluate(cfg: Bench, model: Respondent) -> dict[str, Any]:
             "doc_to_target and doc_to_choice of its YAML"
         ) from error
     return results | {"aggregations": aggregations}
+
+
+def _stop() -> None:
+    raise AllAnswered
 
 
 def own_tasks() -> list[str]:

@@ -15,6 +15,7 @@ import torch
 
 from stages.bench.cache import growing_cache
 from stages.bench.likelihood import free_memory, out_of_memory, sliding_window
+from stages.bench.ranks import ALONE, Ranks
 
 log = logging.getLogger("lathe")
 WORTH_SHARING = 16  # tokens
@@ -24,9 +25,10 @@ LEAVING = 0.25  # of a batch: a row that has ended leaves with as many others, s
 class Generation:
     """Greedy continuations under one causal model."""
 
-    def __init__(self, model: Any, tokenizer: Any, ends: set[int], rows: int) -> None:
+    def __init__(self, model: Any, tokenizer: Any, ends: set[int], rows: int, ranks: Ranks = ALONE) -> None:
         """`ends` are tokens that end an answer; a batch has at most `rows` prompts."""
-        self.model, self.tokenizer, self.ends, self.rows = model, tokenizer, ends, rows
+        self.model, self.tokenizer, self.ends, self.ranks = model, tokenizer, ends, ranks
+        self.asked = self.rows = rows
         self.stem: tuple[list[int], Any] = [], None
         # A sliding window counts places, so that padding after what is shared would narrow it
         self.shares = sliding_window(model.config) is None
@@ -39,7 +41,10 @@ class Generation:
         Memory that runs out halves the batch, and says so.
         """
         order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), prompts[index]))
-        found: list[list[int]] = [[] for _ in prompts]
+        batches = [order[begin : begin + self.asked] for begin in range(0, len(order), self.asked)]
+        # Every so manieth, since they are sorted by length; the last, which may be short, is some process's last
+        order = [index for batch in batches[self.ranks.rank :: self.ranks.world] for index in batch]
+        found: dict[int, list[int]] = {}
         while order:
             batch = order[: self.rows]
             try:
@@ -55,7 +60,8 @@ class Generation:
                 found[index] = answer
             seen(len(batch))
             order = order[len(batch) :]
-        return found
+        found = self.ranks.merged(found)
+        return [found[index] for index in range(len(prompts))]
 
     @torch.no_grad()
     def sample(
@@ -68,12 +74,14 @@ class Generation:
     ) -> list[list[int]]:
         """As `complete`, by transformers' `generate` with `decoding` as its arguments, a prompt at a time.
 
-        Sampling draws from torch's generator, so that a batch's make-up would change the answers.
+        Sampling draws from torch's generator, so that a batch's make-up would change the answers, and each process
+        draws them all.
         """
         greedily = not decoding.get("do_sample")
         chosen = {name: value for name, value in decoding.items() if not (greedily and name == "temperature")}
-        found = []
-        for prompt in prompts:
+        found = {}
+        begin, end = self.ranks.span([1] * len(prompts)) if greedily else (0, len(prompts))
+        for index, prompt in enumerate(prompts[begin:end], begin):
             ids = torch.tensor([prompt], device=self.model.device)
             stop = {"stop_strings": stops, "tokenizer": self.tokenizer} if stops else {}
             output = self.model.generate(
@@ -85,10 +93,12 @@ class Generation:
                 **stop,
             )
             answer = output[0, len(prompt) :].tolist()
-            end = next((place for place, token in enumerate(answer) if token in self.ends), len(answer))
-            found.append(answer[:end])
+            stopped = next((at for at, token in enumerate(answer) if token in self.ends), len(answer))
+            found[index] = answer[:stopped]
             seen(1)
-        return found
+        if greedily:
+            found = self.ranks.merged(found)
+        return [found[index] for index in range(len(prompts))]
 
     @torch.no_grad()
     def _batch(self, prompts: list[list[int]], stops: list[str], most: int) -> list[list[int]]:

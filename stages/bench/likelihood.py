@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ import torch
 
 from stages.bench.cache import growing_cache
 from stages.bench.encoding import Pair
-from stages.bench.tree import Ints, Row, plan
+from stages.bench.ranks import ALONE, Ranks
+from stages.bench.tree import Ints, Row, behind, plan
 
 log = logging.getLogger("lathe")
 Scored = tuple[float, bool]
@@ -31,9 +33,10 @@ class NotANumber(ValueError):
 class Likelihood:
     """log p(answer | context) in nats under one causal model, and whether the answer is the greedy one."""
 
-    def __init__(self, model: Any, tokens: int, *, apart: bool = False) -> None:
+    def __init__(self, model: Any, tokens: int, *, apart: bool = False, ranks: Ranks = ALONE) -> None:
         """`tokens` is the most that one forward pass reads, but for a longer sequence; `apart`: one sequence a pass."""
-        self.model, self.tokens = model, 1 if apart else tokens
+        self.model, self.ranks = model, ranks
+        self.asked = self.tokens = 1 if apart else tokens
         self.window = sliding_window(model.config)
         self.vocabulary = model.get_output_embeddings().weight.shape[0]
         self.picks = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -45,33 +48,51 @@ class Likelihood:
 
         Memory that runs out halves the tokens of a pass, and says so.
         """
-        found: list[Scored | None] = [None] * len(pairs)
-        left = list(range(len(pairs)))
-        while left:
+        sequences = [np.array((context + answer)[:-1], np.int64) for context, answer in pairs]
+        counts = [len(answer) for _, answer in pairs]
+        found: dict[int, Scored] = {}
+        rows = self._share(self._rows(sequences, counts, range(len(pairs)), self.asked))
+        if self.tokens < self.asked:
+            rows = self._rows(sequences, counts, _members(rows), self.tokens)
+        while rows:
             try:
-                for index, scored in self._scored([pairs[index] for index in left]):
-                    found[left[index]] = scored
-                    seen(1)
+                for index, scored in self._scored(sequences, pairs, rows):
+                    seen(index not in found)
+                    found[index] = scored
+                break
             except RuntimeError as error:
                 if not out_of_memory(error) or self.tokens == 1:
                     raise
                 self.tokens //= 2
                 log.warning("out of memory: bench.batch_tokens is halved to %d", self.tokens)
                 free_memory()
-            left = [index for index in left if found[index] is None]
-        return [scored for scored in found if scored is not None]
+            left = [index for index in _members(rows) if index not in found]
+            rows = self._rows(sequences, counts, left, self.tokens)
+        found = self.ranks.merged(found)
+        return [found[index] for index in range(len(pairs))]
 
-    def _scored(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
-        sequences = [np.array((context + answer)[:-1], np.int64) for context, answer in pairs]
-        counts = [len(answer) for _, answer in pairs]
+    def _rows(
+        self, sequences: Sequence[Ints], counts: Sequence[int], chosen: Sequence[int], tokens: int
+    ) -> list[Row]:
+        """Rows of a tree of the chosen sequences, or padded batches; their members are indices of all sequences."""
+        mine, own = [sequences[index] for index in chosen], [counts[index] for index in chosen]
         most = max(1, LOGITS // self.vocabulary)
-        longest = max(map(len, sequences))
-        if self.trees and (self.window is None or longest <= self.window):
-            rows = plan(sequences, counts, self.tokens, most)
+        fits = self.window is None or max(map(len, mine), default=0) <= self.window
+        rows = plan(mine, own, tokens, most) if self.trees and fits else _padded(mine, own, tokens, most)
+        return [replace(row, members=[chosen[member] for member in row.members]) for row in rows]
+
+    def _share(self, rows: list[Row]) -> list[Row]:
+        """This process's rows, after those whose cache the first needs: the same passes as one process makes."""
+        begin, end = self.ranks.span([len(row.tokens) or len(row.members) for row in rows])
+        return [*behind(rows, begin), *rows[begin:end]] if begin < end else []
+
+    def _scored(
+        self, sequences: list[Ints], pairs: Sequence[Pair], rows: list[Row]
+    ) -> Iterator[tuple[int, Scored]]:
+        if len(rows[0].tokens):
             runs: Iterator[tuple[Row, tuple[Ints, torch.Tensor]]] = zip(rows, self._logits(rows), strict=True)
         else:
-            batches = _padded(sequences, counts, self.tokens, most)
-            runs = ((row, self._alone(sequences, row)) for row in batches)
+            runs = ((row, self._alone(sequences, row)) for row in rows)
         for row, (places, logits) in runs:
             yield from self._read(row, places, logits, [pairs[member][1] for member in row.members])
 
@@ -157,6 +178,10 @@ class Likelihood:
             log.info("no trees for %s: %s", type(self.model).__name__, error)
             return False
         return True
+
+
+def _members(rows: list[Row]) -> list[int]:
+    return [member for row in rows for member in row.members]
 
 
 def _padded(sequences: list[Ints], counts: list[int], budget: int, most: int) -> Iterator[Row]:

@@ -13,6 +13,7 @@ from stages.bench.encoding import Pair
 from stages.bench.generation import Generation
 from stages.bench.likelihood import Likelihood, NotANumber
 from stages.bench.load import greedy, load
+from stages.bench.ranks import ALONE, Ranks
 from stages.bench.respondent import Respondent, Seen
 
 DECODING = {
@@ -25,18 +26,18 @@ DECODING = {
 class Scorer(Respondent):
     """One variant, greedy, in the asked precision."""
 
-    def __init__(self, cfg: Bench, variant: Variant, kept: Path | None = None) -> None:
+    def __init__(self, cfg: Bench, variant: Variant, kept: Path | None = None, ranks: Ranks = ALONE) -> None:
         """Load the variant; answers are kept under `kept` task by task. Raises ValueError as `load` does."""
         self.model, tokenizer = load(variant)
-        super().__init__(variant.path, tokenizer, self.model.config, kept)
+        super().__init__(variant.path, tokenizer, self.model.config, kept, ranks)
         self._device = self.model.device
         self.model.generation_config = greedy(self.model, tokenizer)
         self.model.register_forward_hook(self._refuse_nan)
         # int8 picks the columns that it leaves in 16 bits by what is in a batch: an item would depend on its neighbours
         apart = variant.precision is Precision.int8
-        self.likelihood = Likelihood(self.model, cfg.batch_tokens, apart=apart)
+        self.likelihood = Likelihood(self.model, cfg.batch_tokens, apart=apart, ranks=ranks)
         ends = set(self.model.generation_config.eos_token_id)
-        self.generation = Generation(self.model, tokenizer, ends, cfg.batch_size)
+        self.generation = Generation(self.model, tokenizer, ends, cfg.batch_size, ranks)
 
     def score(self, pairs: Sequence[Pair], seen: Seen) -> list[tuple[float, bool]]:
         """As Respondent's, by a tree of shared prefixes."""

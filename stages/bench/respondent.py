@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from stages.bench.encoding import Encoder, Pair
 from stages.bench.load import end_of_turn
+from stages.bench.ranks import ALONE, Ranks
 from stages.bench.responses import Responses
 
 if TYPE_CHECKING:
@@ -49,10 +50,12 @@ class Nats(float):
 class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     """A model as lm-eval sees it; a subclass scores and completes tokens."""
 
-    def __init__(self, source: str, tokenizer: Any, config: Any, kept: Path | None) -> None:
-        """`config` is the model's; answers are kept under `kept` task by task."""
+    def __init__(
+        self, source: str, tokenizer: Any, config: Any, kept: Path | None, ranks: Ranks = ALONE
+    ) -> None:
+        """`config` is the model's; answers are kept under `kept` task by task, by the first process of several."""
         super().__init__()
-        self.source, self.responses = source, Responses(kept)
+        self.source, self.responses = source, Responses(kept, writes=ranks.rank == 0)
         self.tokenizer = configure_pad_token(tokenizer, model_config=config)
         self.max_length = resolve_max_length(config, tokenizer)
         self.room = self.max_length + 1  # tokens of context and answer: the last one is never read

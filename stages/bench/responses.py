@@ -17,9 +17,9 @@ log = logging.getLogger("lathe")
 class Responses:
     """Answers to a task's requests of one kind under a folder of this variant, section and code."""
 
-    def __init__(self, folder: Path | None) -> None:
-        """Without a folder, nothing is kept."""
-        self.folder = folder
+    def __init__(self, folder: Path | None, *, writes: bool = True) -> None:
+        """Without a folder, nothing is kept; without `writes`, another process keeps what all answer together."""
+        self.folder, self.writes = folder, writes
 
     def of(self, kind: str, task: str, requests: list[Any], ask: Callable[[], list[Any]]) -> list[Any]:
         """The kept answers to these very requests, or what `ask` answers, kept before it is returned.
@@ -36,6 +36,7 @@ class Responses:
             assert isinstance(found, list)
             return found
         answers = ask()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(answers))
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(answers))
         return answers

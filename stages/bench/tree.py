@@ -55,6 +55,16 @@ def plan(sequences: Sequence[Ints], counts: Sequence[int], budget: int, most_sco
     return rows
 
 
+def behind(rows: Sequence[Row], begin: int) -> list[Row]:
+    """The rows before `begin` that left in the cache what row `begin` stands behind: to read again there."""
+    found, wanted = [], rows[begin].cached if begin < len(rows) else 0
+    for row in reversed(rows[:begin]):
+        if row.cached < wanted:
+            found.append(row)
+            wanted = row.cached
+    return found[::-1]
+
+
 def _common(sequences: Sequence[Ints], order: list[int]) -> list[int]:
     """How many tokens each sequence begins with like the one before it in order; 0 for the first."""
     found = [0]

@@ -7,10 +7,11 @@ import os
 import sys
 from pathlib import Path
 
+from stages.common.agent import PARENT, leave, leave_word
 from stages.common.process import die_with_parent
 from stages.common.run import seed_everything
 from stages.common.tracking import track
-from stages.finetune.launch import FAILED, JOB, JOURNAL, PARENT, read_job
+from stages.finetune.launch import JOB, JOURNAL, read_job
 from stages.finetune.train import train
 
 
@@ -26,19 +27,9 @@ def main(work: Path) -> None:
     try:
         train(cfg, work)
     except ValueError as error:
-        if not (work / FAILED).exists():
-            (work / FAILED).write_text(str(error), encoding="utf-8")
+        leave_word(work, error)
         sys.exit(1)
     leave()
-
-
-def leave() -> None:
-    """Take leave of the other processes, so that none reports a lost connection."""
-    from torch import distributed
-
-    if distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
