@@ -9,8 +9,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # DVC runs `python -m stages...`: the venv's python has to be the first on PATH.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# A worker a core; the stages they start take the threads of their section all the same.
-CORES := -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# A worker a core, each with whole groups of tests (tests/conftest.py); stages take their section's threads all the same.
+CORES := -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 .PHONY: run setup setup-dev test test-fast soak lint ui doctor summary help
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.life import finished, source  # noqa: F401 - fixtures
+from tests.small_project import HOUSE
+
+LIFE = "life"  # the group of tests on the finished pipeline
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
@@ -19,20 +24,34 @@ CHAT_TEMPLATE = (
 SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under xdist a module stays on one worker, and so do all that need the finished pipeline, which is made once.
+    """The longest groups go first, so that no worker ends with one of them alone."""
+    slow = {group_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: ((group := group_of(item.nodeid)) != LIFE, group not in slow, group))
 
-    The longest go first, so that no worker ends with one of them alone.
-    """
-    groups: dict[str, bool] = {}
-    for item in items:
-        life = "finished" in getattr(item, "fixturenames", ())
-        group = "life" if life else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-        groups[group] = groups.get(group, False) or item.get_closest_marker("slow") is not None
-    name = {item: str(next(item.iter_markers("xdist_group")).args[0]) for item in items}
-    items.sort(key=lambda item: (name[item] != "life", not groups[name[item]], name[item]))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Groups stay whole. Ours, since xdist 3.8 writes its own into a field that pytest 9.2 does not read any more."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
+
+
+def group_of(nodeid: str) -> str:
+    """A module, with its fixtures; or all that need the finished pipeline, which is made once."""
+    module = nodeid.partition("::")[0]
+    return LIFE if _needs_the_pipeline(module) else module
+
+
+@cache
+def _needs_the_pipeline(module: str) -> bool:
+    path = HOUSE / module
+    return path.is_file() and "finished: Finished" in path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module", autouse=True)
