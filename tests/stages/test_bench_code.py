@@ -20,6 +20,7 @@ from stages.bench import evaluation, programs, sandbox
 from stages.bench.__main__ import main
 from stages.bench.modules import module_file, module_hash
 from stages.bench.programs import pass_at_k
+from stages.bench.responses import Responses
 from stages.bench.sandbox import Verdict
 from stages.bench.snapshot import SNAPSHOTS, dataset, parse, verify
 from stages.bench.tasks import code as ours
@@ -300,9 +301,17 @@ def test_a_task_that_would_execute_answers_elsewhere_is_refused(
         "higher_is_better: true}\n"
     )
     monkeypatch.setattr(evaluation, "TASKS", folder)
-    line = refused(section("mine"), tiny_model)
-    assert line.startswith("mine would execute what the model writes in this process, outside of the sandbox")
-    assert "stages.bench.tasks.code.CodeTask" in line
+    assert "it has to say `task: mine` and `class: !function" in refused(section("mine"), tiny_model)
+
+
+def test_a_task_object_that_would_execute_answers_itself_is_refused(nothing_runs: None) -> None:
+    """However it was loaded: lm-eval's own mark is what counts."""
+    marked = SimpleNamespace(UNSAFE_CODE=True)
+    with pytest.raises(
+        ValueError, match="mine would execute what the model writes in this process"
+    ) as caught:
+        evaluation.set_execution(section("mine"), {"mine": marked}, Responses(None))
+    assert "stages.bench.tasks.code.CodeTask" in str(caught.value)
 
 
 # --- a snapshot that would
