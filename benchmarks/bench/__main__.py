@@ -187,7 +187,7 @@ def hf(folder: Path, batch: int = 8) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     from stages.bench.load import end_of_turn, greedy
-    from stages.bench.model import Nats
+    from stages.bench.respondent import Nats
 
     class Counted(HFLM):  # type: ignore[misc]
         def _loglikelihood_tokens(self, requests: Any, **named: Any) -> Any:

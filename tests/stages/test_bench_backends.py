@@ -15,10 +15,10 @@ from stages.bench.__main__ import main
 from stages.bench.config import Backend, Bench, Precision, Variant
 from stages.common.prompt import Prompt
 from tests.stages.completions_server import Server, serving
-from tests.stages.test_bench import ROWS, items, write
+from tests.stages.test_bench import NO_CODE, ROWS, items, write
 
 TASKS = ["heldout_loss", "helpdesk_intent", "helpdesk_triage"]
-CFG = Bench(7, 2, "sample", TASKS, 0, 2, 256, Prompt("p", "You triage.", [], 12), 0, True, ["style"])
+CFG = Bench(7, 2, "sample", TASKS, 0, 2, 256, Prompt("p", "You triage.", [], 12), 0, True, ["style"], NO_CODE)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from ops import snapshot as making
 from stages.bench.__main__ import main
-from stages.bench.snapshot import module_file
+from stages.bench.modules import module_file
 from tests.stages.test_bench import items, section, variant
 
 # Stereotyped group and other group of two categories, as (answer, group in answer_info), and their "unknown" answer.
@@ -88,7 +88,8 @@ def report(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Metrics and rows of the stage on a snapshot of the table, with a model that answers as it says."""
-    from stages.bench.model import Nats, Scorer
+    from stages.bench.model import Scorer
+    from stages.bench.respondent import Nats
 
     monkeypatch.chdir(tmp_path)
     Path("rows").mkdir()

@@ -15,13 +15,13 @@ from stages.bench.config import Backend, Bench, Precision, Variant
 from stages.common.prompt import Prompt
 from stages.finetune.outs import write_out
 from tests.stages.finetune_section import LORA, section, trained_adapter
-from tests.stages.test_bench import ROWS, items, write
+from tests.stages.test_bench import NO_CODE, ROWS, items, write
 
 needs_bitsandbytes = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="no bitsandbytes: pip install -r requirements-qlora.txt"
 )
 TASKS = ["heldout_loss", "helpdesk_intent", "helpdesk_triage"]
-CFG = Bench(7, 2, "sample", TASKS, 0, 2, 256, Prompt("p", "", [], 12), 0, True, ["style"])
+CFG = Bench(7, 2, "sample", TASKS, 0, 2, 256, Prompt("p", "", [], 12), 0, True, ["style"], NO_CODE)
 FEWER = [Precision.int8, Precision.nf4]
 
 

@@ -15,11 +15,11 @@ from stages.bench.config import Backend, Bench, Precision, Variant
 from stages.bench.ranks import Ranks
 from stages.common.prompt import Example, Prompt
 from tests.small_project import HOUSE
-from tests.stages.test_bench import ROWS, answer, row, write
+from tests.stages.test_bench import NO_CODE, ROWS, answer, row, write
 
 TASKS = ["heldout_loss", "helpdesk_intent", "helpdesk_triage"]
 PROMPT = Prompt("p", "You triage.", [Example("my line is dead", answer("Done."))], 12)
-CFG = Bench(7, 1, "sample", TASKS, 0, 2, 160, PROMPT, 1, True, ["style"])
+CFG = Bench(7, 1, "sample", TASKS, 0, 2, 160, PROMPT, 1, True, ["style"], NO_CODE)
 
 
 @pytest.fixture
