@@ -91,9 +91,13 @@ def load_tasks(cfg: Bench) -> dict[str, Any]:
     from lm_eval.tasks import TaskManager
 
     own = own_tasks()
-    near = {name: difflib.get_close_matches(name, own, n=1) for name in cfg.tasks if name not in own}
+    lacking = [name for name in cfg.tasks if name not in own and not snapshot.there(name)]
+    near = {name: difflib.get_close_matches(name, own, n=1) for name in lacking}
     if guesses := [f"{name!r} (did you mean {found[0]}?)" for name, found in near.items() if found]:
-        raise ValueError(f"unknown task in bench.tasks: {', '.join(guesses)}")
+        raise ValueError(
+            f"unknown task in bench.tasks: {', '.join(guesses)}; a task of lm-eval's needs a snapshot: "
+            f"`python -m ops.snapshot --task {next(name for name in near if near[name])}`, on a machine with the network"
+        )
     public = [name for name in cfg.tasks if name not in own]
     _check_own([name for name in cfg.tasks if name in own])
     snapshot.verify(public)

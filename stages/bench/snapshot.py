@@ -82,6 +82,11 @@ def verify(names: list[str]) -> None:
             _check_yaml(folder / f"{card.kind}.yaml", card)
 
 
+def there(name: str) -> bool:
+    """Whether a snapshot of that name is here, or under DVC."""
+    return (SNAPSHOTS / name).is_dir() or (SNAPSHOTS / f"{name}.dvc").is_file()
+
+
 def folders(names: list[str]) -> list[Path]:
     """The snapshots that these names need, each once, members before their group: TaskManager's include_path.
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from ops import snapshot as making
 from stages.bench import snapshot
+from stages.bench.evaluation import load_tasks
 from stages.bench.modules import module_file
 from stages.bench.snapshot import ROW, dataset, folders, parse, read_card, untagged, verify
 from stages.common.files import read_json, sha256, write_json, write_jsonl
@@ -67,6 +68,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         making.main(["--task", "hellaswag", "--from", "in"])
         write_jsonl(root / "pairs/test.jsonl", PAIRS)
         making.main(["--task", PAIRED, "--from", "pairs"])
+        for split in ("train", "test"):
+            write_jsonl(root / f"sums/{split}.jsonl", [{"question": "1 + 1?", "answer": "#### 2"}] * 6)
+        making.main(["--task", "gsm8k", "--from", "sums"])
     return root / "data"
 
 
@@ -144,6 +148,16 @@ def test_items_of_a_task_that_leaves_rows_out_keep_their_rows_numbers(here: Path
     found = [(item["id"], item["clean"]) for item in items()]
     assert found == [("0000001", True), ("0000003", False)]
     assert [item.id for item in benchmark_items(FOLDER / PAIRED)] == [f"{n:07d}" for n in range(4)]
+
+
+def test_a_task_whose_name_is_near_to_one_of_ours_is_itself(here: Path) -> None:
+    """gsm8k beside our gsm8k_match; without its snapshot the line says what was perhaps meant, and what makes it."""
+    assert list(load_tasks(section("gsm8k"))["tasks"]) == ["gsm8k"]
+    shutil.rmtree(here / "gsm8k")
+    with pytest.raises(
+        ValueError, match=r"'gsm8k' \(did you mean gsm8k_match\?\).*ops.snapshot --task gsm8k"
+    ):
+        load_tasks(section("gsm8k"))
 
 
 def test_a_tag_is_its_tasks(here: Path) -> None:
