@@ -92,11 +92,12 @@ def load_tasks(cfg: Bench) -> dict[str, Any]:
 
     own = own_tasks()
     lacking = [name for name in cfg.tasks if name not in own and not snapshot.there(name)]
-    near = {name: difflib.get_close_matches(name, own, n=1) for name in lacking}
-    if guesses := [f"{name!r} (did you mean {found[0]}?)" for name, found in near.items() if found]:
+    near = {name: found[0] for name in lacking if (found := difflib.get_close_matches(name, own, n=1))}
+    if near:
+        guesses = ", ".join(f"{name!r} (did you mean {guess}?)" for name, guess in near.items())
         raise ValueError(
-            f"unknown task in bench.tasks: {', '.join(guesses)}; a task of lm-eval's needs a snapshot: "
-            f"`python -m ops.snapshot --task {next(name for name in near if near[name])}`, on a machine with the network"
+            f"unknown task in bench.tasks: {guesses}; a task of lm-eval's needs a snapshot: "
+            f"`python -m ops.snapshot --task {next(iter(near))}`, on a machine with the network"
         )
     public = [name for name in cfg.tasks if name not in own]
     _check_own([name for name in cfg.tasks if name in own])
