@@ -26,7 +26,7 @@ from ops import sync
 from stages.bench.config import Bench, Variant
 from stages.common import provenance
 from stages.common.files import write_json
-from stages.common.run import Loaded, hush, load, run_name, seed_everything
+from stages.common.run import Loaded, flat, hush, load, run_name, seed_everything
 from stages.common.tracking import track
 
 if TYPE_CHECKING:
@@ -165,10 +165,7 @@ def _peak_mib() -> float:
 def _log(root: Path, loaded: Loaded, shape: Shape, repeats: int, values: dict[str, float]) -> None:
     params = {f"latency.{name}": str(value) for name, value in asdict(shape).items()}
     params |= {"latency.repeats": str(repeats), "threads": str(loaded.section.threads)}
-    params |= {
-        f"variant.{name}": str(getattr(value, "value", value))
-        for name, value in asdict(loaded.target).items()
-    }
+    params |= flat({"variant": loaded.params["variants"][loaded.variant]})
     tags = provenance.facts("latency")
     tags |= {"dvc.stage": f"latency@{loaded.variant}", "experiment": str(loaded.params["experiment"])}
     track.start(root, run_name(loaded.params, "latency", loaded.variant), tags, params, follow=False)

@@ -83,8 +83,9 @@ def _scores(repeat: Repeat, folder: Path) -> Scores:
     digest = fingerprint(repeat.cfg, repeat.variant)
     path = folder / f"{repeat.name}-{digest}.parquet"
     if not path.is_file():
-        for old in folder.glob(f"{repeat.name}-*.parquet"):
-            old.unlink()  # of another model, section or code
+        # Of another model, section or code; where the plain run is, all are: compare reads the whole folder
+        for old in folder.glob("*.parquet" if repeat.name == PLAIN else f"{repeat.name}-*.parquet"):
+            old.unlink()
         _run(repeat, path, digest)
     return parse(path.read_bytes(), repeat.name, str(path)).scores
 

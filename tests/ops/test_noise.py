@@ -43,7 +43,7 @@ def test_repeats_of_another_model_are_run_anew(model: Path) -> None:
     noise.main(["base", "--seeds", "8"], Path.cwd())
     before = {path.name for path in FOLDER.iterdir()}
     (model / "NOTES").write_text("another model, by its digest")
-    noise.main(["base", "--seeds", "8"], Path.cwd())
+    noise.main(["base", "--seeds", "9"], Path.cwd())
     after = {path.name for path in FOLDER.iterdir()}
     assert len(after) == 2 and not before & after
 
