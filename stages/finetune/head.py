@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import torch
 
 IGNORED = -100
-AT_ONCE = 32  # positions: 6 MB of a vocabulary of 50,000
 
 
 def project_supervised_only(model: Any) -> None:
@@ -58,13 +57,11 @@ def _only(head: Any, mask: torch.Tensor) -> Iterator[None]:
 
 def _output(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> Any:
     """TRL's output: log-probabilities and what its metrics want, by position, zero where there is no loss."""
-    import torch
     from trl.trainer.utils import FusedCausalLMOutput
 
-    logits = logits.float()
-    likely = torch.log_softmax(logits, -1)
-    found = likely.gather(-1, targets[:, None])[:, 0]
-    entropy, means, top = _observe(logits.detach(), likely.detach(), targets)
+    from stages.finetune.log_probabilities import LogProbabilities
+
+    found, entropy, means, top = LogProbabilities.apply(logits, targets)
 
     def spread(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
@@ -77,18 +74,3 @@ def _output(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> 
         label_mask=mask,
     )
 
-
-def _observe(
-    logits: torch.Tensor, likely: torch.Tensor, targets: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Entropy, mean logit, and whether the target is the likeliest, by position; a few at a time, in cache."""
-    import torch
-
-    entropy, means = logits.new_empty(len(targets)), logits.new_empty(len(targets))
-    top = torch.empty(len(targets), dtype=torch.bool, device=logits.device)
-    for start in range(0, len(targets), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
-        entropy[part] = -torch.linalg.vecdot(likely[part].exp(), likely[part])
-        means[part] = logits[part].mean(-1)
-        top[part] = likely[part].argmax(-1) == targets[part]
-    return entropy, means, top
