@@ -54,6 +54,27 @@ class Saving(Trainer):  # type: ignore[misc]
             self.state.save_to_json(str(draft / "trainer_state.json"))
             self.progress.write(draft / PROGRESS)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Weights under the model's own names, as resuming loads them: on the hub many architectures have others."""
+        model = self.accelerator.unwrap_model(self.model)
+        names = {} if hasattr(model, "peft_config") else {"save_original_format": False}
+        if self.args.should_save:
+            model.save_pretrained(output_dir, state_dict=state_dict, **names)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Raise ValueError on a weight that the checkpoint has not, or has too many, where transformers only warns.
+
+        Of weights that are one (tied embeddings) a file has one.
+        """
+        own = dict(self.model.named_parameters(remove_duplicate=False)) | dict(self.model.named_buffers())
+        there = {weight.data_ptr() for name, weight in own.items() if name not in load_result.missing_keys}
+        lacking = [name for name in load_result.missing_keys if own[name].data_ptr() not in there]
+        if wrong := [*lacking, *load_result.unexpected_keys]:
+            raise ValueError(
+                f"a checkpoint in {self.checkpoints.folder} does not fit the model ({len(wrong)} weights, first "
+                f"{wrong[0]!r}): remove {self.checkpoints.folder.parent} and run again"
+            )
+
     def save_weights(self, folder: Path) -> None:
         """The trained weights as save_pretrained writes them: a whole model, or an adapter."""
         fsdp = self.cfg.world.strategy is Strategy.fsdp and self.is_fsdp_enabled

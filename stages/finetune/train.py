@@ -153,6 +153,10 @@ def _arguments(cfg: Finetune, steps: int) -> Any:
     cpu = not torch.cuda.is_available()
     several = cfg.world.nodes * cfg.world.processes > 1
     fsdp = several and cfg.world.strategy is Strategy.fsdp
+    # A model that looks for unused parameters keeps its buckets as they are. Else DDP lays them out anew after the
+    # first step, also the first after a resume, and in other buckets three gradients and more are summed in another
+    # order.
+    three = cfg.world.nodes * cfg.world.processes > 2
     given: dict[str, Any] = {
         "output_dir": ".lathe/trainer",
         "max_steps": steps,
@@ -169,7 +173,7 @@ def _arguments(cfg: Finetune, steps: int) -> Any:
         "seed": cfg.seed,
         "use_cpu": cpu,
         "ddp_backend": ("gloo" if cpu else "nccl") if several else None,
-        "ddp_find_unused_parameters": False,
+        "ddp_find_unused_parameters": three,
         "fsdp": True if fsdp else None,
         "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"} if fsdp else None,
         "ignore_data_skip": True,  # order.py knows where to go on

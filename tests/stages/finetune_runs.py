@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 WORLDS = {
     "one": World("one", 1, 1, Strategy.ddp),
     "ddp": World("two", 1, 2, Strategy.ddp),
+    "three": World("three", 1, 3, Strategy.ddp),
     "fsdp": World("two", 1, 2, Strategy.fsdp),
 }
 

@@ -16,6 +16,7 @@ from stages.finetune.config import Scheduler
 from tests.life import wait_for
 from tests.stages.finetune_runs import WORLDS, Life, same
 from tests.stages.finetune_section import LORA, section
+from tests.stages.finetune_shapes import SOUND, tiny
 
 pytestmark = pytest.mark.slow
 SOAK = "LATHE_SOAK" in os.environ
@@ -45,6 +46,33 @@ def test_killed_seven_times_and_identical(prepared: Path, world: str) -> None:
         assert not [path for path in life.checkpoints() if verify(path)]
     life.run()
     assert life.returncode == 0, life.log()
+    assert "resumed from" in life.log()
+    same(calm, life)
+
+
+@pytest.mark.parametrize("shape", ["gpt-neox", "mixtral"])
+def test_weights_that_have_other_names_in_a_model_folder_are_taken_up_again(
+    prepared: Path, shape: str
+) -> None:
+    """save_pretrained writes them under the names of the hub, which load_state_dict would pass over."""
+    (prepared / "models/base/model.safetensors").unlink()
+    tiny(SOUND[shape]).save_pretrained(prepared / "models/base")
+    cfg = section(max_steps=8, batch_size=4)
+    calm, life = Life(prepared / "calm", cfg).run(), Life(prepared / "killed", cfg)
+    assert calm.returncode == 0, calm.log()
+    assert life.run("step-7").returncode != 0
+    assert life.run().returncode == 0, life.log()
+    assert "resumed from" in life.log()
+    same(calm, life)
+
+
+def test_three_processes_are_taken_up_again(prepared: Path) -> None:
+    """Two ranks' gradients sum to the same in any order, three ranks' do not: their buckets must stay as they are."""
+    cfg = section(max_steps=9, batch_size=6, world=WORLDS["three"])
+    calm, life = Life(prepared / "calm", cfg).run(), Life(prepared / "killed", cfg)
+    assert calm.returncode == 0, calm.log()
+    assert life.run("step-5").returncode != 0
+    assert life.run().returncode == 0, life.log()
     assert "resumed from" in life.log()
     same(calm, life)
 
