@@ -2,12 +2,18 @@
 
 Every run leaves a journal under .lathe/tracking/. One whose server was down or slow, or whose process was killed, is
 sent from there: to the server that MLFLOW_TRACKING_URI names now, or the sqlite file in the repository's root.
+
+Whether a process of another machine still lives cannot be seen from here: `--dead KEY` says that it does not, when a
+container is gone for good, say.
 """
 
 from __future__ import annotations
 
+import argparse
+import platform
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from stages.common import journal as journals
@@ -19,8 +25,10 @@ from stages.common.target import GoneError, make_target
 LOCK_SECONDS = 5.0  # a mirror that was killed a moment ago lets go in less
 
 
-def main(root: Path) -> list[str]:
+def main(root: Path, dead: Collection[str] = ()) -> list[str]:
     """Send every journal that a server has not in full; returns the keys of those that were sent to the end.
+
+    Of the keys in `dead` the process is taken to be gone.
 
     Raises ValueError where a server does not answer; what it took until then is not sent again.
     """
@@ -29,8 +37,8 @@ def main(root: Path) -> list[str]:
         head = journals.header(journal)
         if head is None or marks.complete(journal):
             continue
-        if not journals.ended(journal) and journals.living(head):
-            print(f"{head['name']}: still running, left alone")
+        if not journals.ended(journal) and journal.name not in dead and journals.living(head):
+            print(f"{head['name']}: {_alive(head, journal)}, left alone")
             continue
         for name in set(head["mirrors"]) - problems.keys():
             try:
@@ -42,6 +50,13 @@ def main(root: Path) -> list[str]:
     if problems:
         raise ValueError("; ".join(problems.values()))
     return sent
+
+
+def _alive(head: journals.Event, journal: Path) -> str:
+    host = head["tags"]["lathe.host"]
+    if host == platform.node():
+        return "still running"
+    return f"may be running on {host} (if not: `python -m ops.sync --dead {journal.name}`)"
 
 
 def _send(root: Path, journal: Path, name: str, head: journals.Event) -> None:
@@ -76,8 +91,22 @@ def _copy(copier: Copier, head: journals.Event) -> None:
     print(f"{head['name']}: {copier.mark.sent - before} events sent to {copier.mark.target}{refused}")
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ops.sync", description="Send to the tracking servers what they have not yet got."
+    )
+    parser.add_argument(
+        "--dead",
+        nargs="+",
+        default=[],
+        metavar="KEY",
+        help="runs of other machines that are known to be over",
+    )
+    return parser
+
+
 if __name__ == "__main__":
     try:
-        main(Path.cwd())
+        main(Path.cwd(), _parser().parse_args().dead)
     except ValueError as problem:
         sys.exit(f"sync: {problem}")

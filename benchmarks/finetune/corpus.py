@@ -36,8 +36,8 @@ class Lengths:
 
 
 LENGTHS = {
-    "gsm8k": Lengths(ROOT.parent / "shared/data/gsm8k/train.jsonl", 512, 2),
-    "helpdesk": Lengths(ROOT / "data/raw/helpdesk/rows/train.jsonl", 256, 2),
+    "gsm8k": Lengths(ROOT.parent / "shared/data/gsm8k/train.jsonl", 576, 2),
+    "helpdesk": Lengths(ROOT / "data/raw/helpdesk/rows/train.jsonl", 320, 2),
 }
 # `smollm2` is SmolLM2-135M's own shape. In `small` the vocabulary is more of the model (64 % against 21 %).
 SHAPES = {

@@ -68,9 +68,7 @@ def unsent(journal: Path, mirror: str) -> int:
     if mark and mark.complete:
         return 0
     offsets = mark.offsets if mark else {}
-    return sum(
-        1 for path in journals.sources(journal) for _ in journals.read(path, offsets.get(path.name, 0))
-    )
+    return sum(journals.count(path, offsets.get(path.name, 0)) for path in journals.sources(journal))
 
 
 def complete(journal: Path) -> bool:

@@ -41,6 +41,21 @@ def workspace(stage: str, fingerprint: str) -> Iterator[Path]:
         os.close(handle)
 
 
+def in_use(path: Path) -> bool:
+    """Whether a run works in the folder just now, on this machine or on another that shares it."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _prune(path: Path) -> None:
     """Remove a folder whose lock is free and whose last sign of life is long past."""
     try:

@@ -7,27 +7,30 @@ under $DVC_ROOT/.ckpt, to the same bytes. `dvc repro finetune`, or `dvc exp run 
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from stages.common.files import read_json, write_json, write_text
+from stages.common.files import fresh_dir, read_json, write_json, write_text
 from stages.common.run import run
 from stages.common.statistics import Metrics, bootstrap, exact, paired_difference, wilson
 from stages.common.tracking import track
 from stages.common.workspace import workspace
 from stages.finetune import launch
-from stages.finetune.checkpoint import write_safely
+from stages.finetune.checkpoint import DRAFT, commit, verify, write_safely
 from stages.finetune.config import Finetune, Init, Objective
 from stages.finetune.data import check_context, check_heldout, check_packing, padding, read_pairs
 from stages.finetune.evaluate import generate, give_back_memory, heldout_losses, preferences, samples_page
 from stages.finetune.fingerprint import fingerprint
+from stages.finetune.measure import size
 from stages.finetune.model import check, load
 from stages.finetune.outs import load_out, write_out
 from stages.finetune.pack import read_documents
 from stages.finetune.progress import PROGRESS, Progress
 from stages.finetune.train import BASE, PREPARED, TRAINED, enough_memory
 
-OUT, BEFORE = Path("models/tuned"), "before.json"
+log = logging.getLogger("lathe")
+OUT, BEFORE, MEASURED = Path("models/tuned"), "before", "measured.json"
 KEPT = "what was trained is kept, and the next run writes it"
 PLOT, SAMPLES = Path("reports/loss.csv"), Path("reports/samples.md")
 
@@ -38,7 +41,7 @@ def main(cfg: Finetune) -> Metrics:
     check(cfg, BASE)
     check_heldout(cfg, PREPARED)
     check_context(cfg, PREPARED, BASE)
-    with workspace("finetune", fingerprint(cfg)) as work:
+    with workspace("finetune", fingerprint(cfg)) as work, enough_memory(cfg):
         before = _before(cfg, work / BEFORE)
         give_back_memory()
         found = launch.run(cfg, work)
@@ -50,13 +53,20 @@ def main(cfg: Finetune) -> Metrics:
     return _metrics(cfg, progress, before, after)
 
 
-def _before(cfg: Finetune, path: Path) -> dict[str, Any]:
-    """Measured once, also where a killed run is taken up again."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+def _before(cfg: Finetune, folder: Path) -> dict[str, Any]:
+    """Measured once, also where a killed run is taken up again, unless what it has kept is damaged."""
+    if problem := verify(folder):
+        if folder.exists():
+            log.warning("%s is damaged (%s): measured again", folder, problem)
         found = measure(cfg, untrained(cfg))
-        write_safely(str(path), "nothing is trained yet", lambda: write_json(path, found))
-    found = read_json(path)
+        draft = folder.with_name(DRAFT)
+
+        def keep() -> None:
+            write_json(fresh_dir(draft) / MEASURED, found)
+            commit(draft, folder)
+
+        write_safely(str(folder), "nothing is trained yet", keep)
+    found = read_json(folder / MEASURED)
     assert isinstance(found, dict)
     return found
 
@@ -84,14 +94,13 @@ def measure(cfg: Finetune, model: Any) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     documents = read_documents(PREPARED / "valid.parquet")
     pairs = read_pairs(PREPARED, "valid") if cfg.objective is Objective.dpo else []
-    with enough_memory(cfg):
-        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-        return {
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "losses": heldout_losses(model, documents, padding(tokenizer), cfg.batch_size),
-            "preferences": preferences(model, pairs, padding(tokenizer), cfg.batch_size),
-            "samples": generate(model, tokenizer, documents or [pair[0] for pair in pairs], cfg),
-        }
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "parameters": sum(size(parameter) for parameter in model.parameters()),
+        "losses": heldout_losses(model, documents, padding(tokenizer), cfg.batch_size),
+        "preferences": preferences(model, pairs, padding(tokenizer), cfg.batch_size),
+        "samples": generate(model, tokenizer, documents or [pair[0] for pair in pairs], cfg),
+    }
 
 
 def _metrics(cfg: Finetune, progress: Progress, before: dict[str, Any], after: dict[str, Any]) -> Metrics:

@@ -19,7 +19,7 @@ from stages.common.files import fresh_dir, sha256, sync
 
 log = logging.getLogger("lathe")
 MANIFEST = "MANIFEST"
-DRAFT, DAMAGED = ".draft", ".damaged"
+DRAFT, DAMAGED, BEST = ".draft", ".damaged", "best"
 KEEP = 2
 
 
@@ -69,13 +69,23 @@ def commit(draft: Path, path: Path) -> None:
     (draft / MANIFEST).write_text(f"{hashlib.sha256(body.encode()).hexdigest()} {body}", encoding="utf-8")
     for file in (*draft.rglob("*"), draft):
         sync(file)
-    old = path.with_name(f".{path.name}.old")
+    old = _old(path)
     remove(old)
     if path.exists():  # of an earlier life, or the best so far: it goes only when the new one has its name
         path.rename(old)
     draft.rename(path)
     sync(path.parent)
     remove(old)
+
+
+def finish_commit(path: Path) -> None:
+    """Give the old folder its name back where a kill came between `commit`'s two renames."""
+    if not path.exists() and _old(path).exists():
+        _old(path).rename(path)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def verify(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.finetune.config import Finetune, Init, Method, MethodConfig, Objective, Strategy, Weights
+from stages.finetune.order import total_steps
 
 QUANTISED = (Weights.int8, Weights.nf4)
 POSITIVE = ("threads", "batch_size", "gradient_accumulation", "row_length", "eval_every", "max_steps")
@@ -43,6 +44,8 @@ def _numbers(cfg: Finetune) -> None:
         value = getattr(cfg, name)
         if value is not None and not value > 0:
             raise ValueError(f"finetune.{name}={value} (params.yaml): give a number above 0")
+
+    total_steps(cfg, 1)
 
 
 def _at_least(name: str, value: Any, least: int) -> None:

@@ -78,6 +78,7 @@ def generate(model: Any, tokenizer: Any, documents: Documents, cfg: Finetune) ->
     import torch
 
     model.eval()
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
     found = []
     for ids, labels in documents[: cfg.samples]:
         start = next(index for index, label in enumerate(labels) if label != IGNORED)
@@ -86,7 +87,7 @@ def generate(model: Any, tokenizer: Any, documents: Documents, cfg: Finetune) ->
             output = model.generate(
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),
-                max_new_tokens=cfg.sample_tokens,
+                max_new_tokens=min(cfg.sample_tokens, room - start),  # the document itself fits
                 do_sample=False,
                 pad_token_id=padding(tokenizer),
             )

@@ -61,7 +61,7 @@ def _output(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> 
 
     from stages.finetune.log_probabilities import LogProbabilities
 
-    found, entropy, means, top = LogProbabilities.apply(logits, targets)
+    found, entropy, means, top = LogProbabilities.apply(logits, targets)  # type: ignore[no-untyped-call]
 
     def spread(values: torch.Tensor) -> torch.Tensor:
         return values.new_zeros(mask.shape).masked_scatter(mask, values)
@@ -73,4 +73,3 @@ def _output(logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> 
         is_top1=spread(top),
         label_mask=mask,
     )
-

@@ -32,7 +32,8 @@ def run(cfg: Finetune, work: Path) -> Path:
             train(cfg, work)
         else:
             os.environ[JOURNAL] = str(track.journal.resolve() if track.journal else "")
-            write_json(work / JOB, plain(asdict(cfg)) | {"journal": os.environ[JOURNAL]})
+            where = {"journal": os.environ[JOURNAL], "workspace": str(Path.cwd())}
+            write_json(work / JOB, {"section": plain(asdict(cfg))} | where)
             try:
                 agent(cfg, work)
             finally:  # a further machine would join a run that is over
@@ -78,7 +79,7 @@ def agent(cfg: Finetune, work: Path) -> None:
 
 def read_job(path: Path) -> Finetune:
     """The section that `run` wrote down for the processes it starts: <work>/job.json."""
-    return section_of(Finetune, {name: value for name, value in read_json(path).items() if name != "journal"})
+    return section_of(Finetune, read_json(path)["section"])
 
 
 def _endpoint(cfg: Finetune) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 AT_ONCE = 16  # positions: 3 MB of a vocabulary of 50,000, which a cache holds
 
@@ -47,7 +47,7 @@ class LogProbabilities(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: torch.Tensor, *_: Any) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, gradient: torch.Tensor, *_: Any) -> tuple[torch.Tensor, None]:
         """d log p_t / d logit_j = [j = t] - p_j, where 1 - p_t is taken from log p_t: it is exact near p_t = 1."""
         own, found, targets = ctx.saved_tensors
         rest = gradient * -torch.expm1(found)

@@ -127,9 +127,13 @@ def _costs(model: Any, reference: bool) -> tuple[float, float]:
 
 def _cost(parameter: Any, reference: bool) -> float:
     """Forward, backward to the inputs, backward to the weight if it is trained; the reference's forward."""
-    state = getattr(parameter, "quant_state", None)  # four bits are packed, two weights to a byte
-    weights = math.prod(state.shape) if state is not None else parameter.numel()
-    return float(weights * ((6 if parameter.requires_grad else 4) + (2 if reference else 0)))
+    return float(size(parameter) * ((6 if parameter.requires_grad else 4) + (2 if reference else 0)))
+
+
+def size(parameter: Any) -> int:
+    """How many weights it holds: four bits are packed, two weights to a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return int(math.prod(state.shape) if state is not None else parameter.numel())
 
 
 def _attention_width(config: Any) -> int:

@@ -22,8 +22,15 @@ def check(cfg: Finetune, base: Path) -> None:
         _check_targets(cfg.method, skeleton)
     if cfg.method.weights in QUANTISED:
         _check_bitsandbytes(cfg.method)
+        _warn_of_slow_bits(cfg.method)
     if cfg.precision is Precision.bf16:
-        _warn_of_slow_bf16()
+        _warn_of_slow_bf16("finetune.precision=bf16")
+    elif cfg.method.weights is Weights.bf16:
+        asked = f"method.weights=bf16 (conf/method/{cfg.method.name}.yaml)"
+        log.warning(
+            "%s: layers compute in bf16 whatever finetune.precision=%s says", asked, cfg.precision.name
+        )
+        _warn_of_slow_bf16(asked)
 
 
 def load(cfg: Finetune, base: Path) -> Any:
@@ -168,16 +175,29 @@ def _try_layer(method: MethodConfig, device: str) -> None:
         model(torch.ones(1, 64, device=device)).sum().backward()
 
 
-def _warn_of_slow_bf16() -> None:
+def _warn_of_slow_bits(method: MethodConfig) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        log.warning(
+            "method.weights=%s (conf/method/%s.yaml) on a CPU: it saves memory and takes longer than fp32, each layer "
+            "is unpacked whenever it is used",
+            method.weights.name,
+            method.name,
+        )
+
+
+def _warn_of_slow_bf16(asked: str) -> None:
     import torch
 
     if torch.cuda.is_available():
         if not torch.cuda.is_bf16_supported(including_emulation=False):
-            log.warning("finetune.precision=bf16: %s has none and emulates it", torch.cuda.get_device_name())
+            log.warning("%s: %s has none and emulates it", asked, torch.cuda.get_device_name())
         return
     flags = torch.cpu.get_capabilities()
     if not any(flags.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")):  # the last is ARM's
         log.warning(
-            "finetune.precision=bf16: this processor has neither avx512_bf16 nor amx_bf16 and takes about 3 times as "
-            "long as in fp32 with AVX-512, 22 times with AVX2: set finetune.precision=fp32"
+            "%s: this processor has neither avx512_bf16 nor amx_bf16 and takes about 3 times as long as in fp32 with "
+            "AVX-512, 22 times with AVX2: take fp32",
+            asked,
         )

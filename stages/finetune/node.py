@@ -14,6 +14,9 @@ from pathlib import Path
 from stages.common import provenance
 from stages.common.files import read_json
 from stages.common.run import QUIET
+from stages.common.workspace import in_use
+from stages.finetune.config import Finetune
+from stages.finetune.fingerprint import fingerprint
 from stages.finetune.launch import JOB, JOURNAL, RENDEZVOUS, agent, read_job
 
 PAUSE = 2.0
@@ -25,18 +28,40 @@ def main() -> None:
         raise ValueError(f"set {RENDEZVOUS}=<first machine>:29500, as on the first machine")
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     work = wait_for_job(provenance.root() / ".ckpt")
-    os.environ[JOURNAL] = read_json(work / JOB)["journal"]
-    agent(read_job(work / JOB), work)
+    told, cfg = read_json(work / JOB), read_job(work / JOB)
+    os.environ[JOURNAL] = told["journal"]
+    _go_there(Path(told["workspace"]), cfg, work)
+    agent(cfg, work)
 
 
 def wait_for_job(folder: Path) -> Path:
-    """The workspace of the first machine's run, once it is ready to train: it prepares and measures before that."""
+    """The workspace of the first machine's run, once it is ready to train: it prepares and measures before that.
+
+    What a killed run has left is passed over: nobody holds its lock.
+    """
     print(f"waiting for a run of the first machine under {folder}", flush=True)
     while True:
-        found = [job for job in sorted(folder.glob(f"finetune-*/{JOB}")) if read_job(job).world.nodes > 1]
-        if found:
-            return found[0].parent
+        for job in sorted(folder.glob(f"finetune-*/{JOB}")):
+            if read_job(job).world.nodes > 1 and in_use(job.parent):
+                return job.parent
         time.sleep(PAUSE)
+
+
+def _go_there(folder: Path, cfg: Finetune, work: Path) -> None:
+    """Work where the first machine does: `dvc exp run --temp` and the queue have a folder of their own.
+
+    Raises ValueError where rows, base, code or libraries are others than its own.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder}, where the first machine trains, is not there: share it under the same path"
+        )
+    os.chdir(folder)
+    if work.name != f"finetune-{fingerprint(cfg)}":
+        raise ValueError(
+            f"the rows, base, code or library versions that this machine sees in {folder} are not the first one's "
+            f"({work.name}): share that folder, and set up the same environment (requirements.lock)"
+        )
 
 
 if __name__ == "__main__":

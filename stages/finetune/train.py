@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stages.finetune.checkpoint import MANIFEST, remove, verify
+from stages.finetune.checkpoint import BEST, MANIFEST, finish_commit, remove, verify
 from stages.finetune.checks import QUANTISED
 from stages.finetune.config import Finetune, Method, Objective, Precision, Strategy
 from stages.finetune.data import Data, read_split
 from stages.finetune.model import load
 from stages.finetune.order import order_of, total_steps
 from stages.finetune.progress import PROGRESS, Progress
+from stages.finetune.sharding import sum_in_fp32
 
 log = logging.getLogger("lathe")
 PREPARED, BASE = Path("data/prepared"), Path("models/base")
@@ -63,17 +64,20 @@ def result(work: Path) -> Path | None:
 
 @contextmanager
 def enough_memory(cfg: Finetune) -> Iterator[None]:
-    """Turn what torch, NumPy and Python raise when memory is out into one clear line (ValueError)."""
+    """Turn what torch, NumPy, safetensors and Python raise when memory is out into one clear line (ValueError)."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except ValueError:  # has its line already, which may speak of memory
+        raise
+    except Exception as error:
         text = str(error)
         if not isinstance(error, MemoryError) and not any(words in text for words in NO_MEMORY):
             raise
         raise ValueError(
             f"not enough memory for finetune.batch_size={cfg.batch_size} with gradient_accumulation="
             f"{cfg.gradient_accumulation}: raise gradient_accumulation, set gradient_checkpointing=true, or choose "
-            f"method=lora ({' '.join(text.split())[:160]}); the next run goes on from the last checkpoint"
+            f"method=lora; where the model alone is too large, a smaller one, or method.weights in fewer bits "
+            f"({' '.join(text.split())[:160]}); the next run goes on from the last checkpoint"
         ) from error
 
 
@@ -93,10 +97,11 @@ def _good(trainer: Any, work: Path) -> Path | None:
     if last is None:
         return None
     counted_on = trainer.cfg.keep_best and Progress.read(last / PROGRESS).best_step
-    if counted_on and (problem := verify(work / "best")):
-        log.warning("%s is damaged (%s): the run starts again", work / "best", problem)
+    finish_commit(work / BEST)
+    if counted_on and (problem := verify(work / BEST)):
+        log.warning("%s is damaged (%s): the run starts again", work / BEST, problem)
         remove(trainer.checkpoints.folder)
-        remove(work / "best")
+        remove(work / BEST)
         return None
     log.info("resumed from %s", last)
     return last
@@ -111,7 +116,9 @@ def _lay_out(trainer: Any, work: Path, draft: Path) -> None:
     if not (trainer.cfg.keep_best and trainer.progress.evaluations):
         trainer.save_weights(draft / TRAINED)
     elif trainer.args.should_save:
-        shutil.copytree(work / "best", draft / TRAINED, ignore=shutil.ignore_patterns(MANIFEST))
+        if problem := verify(work / BEST):
+            raise ValueError(f"{work / BEST} is damaged ({problem}): run again, and training starts anew")
+        shutil.copytree(work / BEST, draft / TRAINED, ignore=shutil.ignore_patterns(MANIFEST))
     if trainer.args.should_save:
         trainer.progress.write(draft / PROGRESS)
 
@@ -188,5 +195,9 @@ def _arguments(cfg: Finetune, steps: int) -> Any:
     warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated")  # TRL's own name for it
     if cfg.objective is Objective.dpo:
         loss = [cfg.preference.loss.name]
-        return DPOConfig(**given, beta=cfg.preference.beta, loss_type=loss, disable_dropout=True)
-    return SFTConfig(**given, packing=False, dataset_kwargs={"skip_prepare_dataset": True})
+        found = DPOConfig(**given, beta=cfg.preference.beta, loss_type=loss, disable_dropout=True)
+    else:
+        found = SFTConfig(**given, packing=False, dataset_kwargs={"skip_prepare_dataset": True})
+    if fsdp and cfg.precision is Precision.bf16:
+        sum_in_fp32(found)
+    return found

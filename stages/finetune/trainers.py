@@ -16,18 +16,25 @@ from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 from trl import DPOTrainer, SFTTrainer
 
-from stages.finetune.checkpoint import Checkpoints
+from stages.finetune.checkpoint import BEST, Checkpoints
 from stages.finetune.config import Finetune
 from stages.finetune.data import Data, collate_pairs, collate_rows, padding
 from stages.finetune.head import project_supervised_only
-from stages.finetune.measure import REFERENCE, Meter
+from stages.finetune.measure import REFERENCE, Meter, size
 from stages.finetune.order import Order
 from stages.finetune.progress import PROGRESS, Progress
 from stages.finetune.saving import Saving
+from stages.finetune.sharding import shard_on_cpus
 
 
 class Exact(Saving):
     """What Sft and Dpo share; a mixin in front of a TRL trainer."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """The Trainer's own, with FSDP2 wherever it was asked for."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp_plugin_args is not None:
+            shard_on_cpus(self)
 
     def begin(self, cfg: Finetune, order: Order, splits: tuple[Data, Data], work: Path) -> None:
         """Take up the run in `work`: the progress of its last good checkpoint, or none."""
@@ -122,7 +129,7 @@ class Exact(Saving):
         model.train()
         better = self.progress.evaluated(step, loss)
         if better and self.cfg.keep_best:
-            self.write("the best weights so far", self.work / "best", self.save_weights)
+            self.write("the best weights so far", self.work / BEST, self.save_weights)
         self.meter.evaluated(step, {"loss": loss} | self._observed("eval"))
         found = {"eval_loss": loss}
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
@@ -199,5 +206,5 @@ class _Remaining:
 
 def _trained_share(model: Any) -> float:
     parameters = [parameter for name, parameter in model.named_parameters() if REFERENCE not in name]
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    return float(trained / sum(parameter.numel() for parameter in parameters))
+    trained = sum(size(parameter) for parameter in parameters if parameter.requires_grad)
+    return float(trained / sum(size(parameter) for parameter in parameters))

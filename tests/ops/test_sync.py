@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,22 @@ def test_a_run_whose_process_is_gone_is_killed_and_a_living_one_left_alone(
     assert (run.data.tags["failed"], run.data.tags["error"]) == ("true", "killed: its process is gone")
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 700
     assert sync.main(tmp_path) == [] and len(runs(client)) == 1
+
+
+def test_a_run_of_another_machine_is_sent_once_somebody_says_that_it_is_over(
+    tmp_path: Path, client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A container that was killed: the next one has another name, and cannot know."""
+    journal = finished(tmp_path)
+    *begun, _ = (journal / journals.RUN).read_text().splitlines(keepends=True)
+    elsewhere = begun[0].replace(f'"lathe.host": "{platform.node()}"', '"lathe.host": "pod-7"')
+    (journal / journals.RUN).write_text("".join([elsewhere, *begun[1:]]))
+    assert sync.main(tmp_path) == [] and runs(client) == []
+    said = capsys.readouterr().out
+    assert said.startswith("tiny-probe: may be running on pod-7 (if not: `python -m ops.sync --dead ")
+    assert sync.main(tmp_path, [journal.name]) == [journal.name]
+    (run,) = runs(client)
+    assert run.info.status == "KILLED" and len(client.get_metric_history(run.info.run_id, "loss")) == 3
 
 
 def test_a_finished_run_that_others_took_for_dead_is_put_right(tmp_path: Path, client: MlflowClient) -> None:

@@ -30,7 +30,7 @@ class Life:
     def __init__(self, work: Path, cfg: Finetune) -> None:
         self.work, self.returncode = work, -1
         work.mkdir(parents=True, exist_ok=True)
-        write_json(work / SECTION, plain(asdict(cfg)))
+        write_json(work / SECTION, {"section": plain(asdict(cfg))})
 
     def start(self, point: str = "") -> subprocess.Popen[bytes]:
         env = os.environ | {
@@ -72,7 +72,7 @@ def same(calm: Life, killed: Life) -> None:
     ]
     assert names[0] == names[1]
     for name in names[0]:
-        if name.name not in ("MANIFEST", "training_args.bin", "adapter_config.json"):
+        if name.name not in ("MANIFEST", "adapter_config.json") and name.suffix != ".distcp":
             assert equal(read(newest[0] / name), read(newest[1] / name)), name
 
 
@@ -85,9 +85,14 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def read(path: Path) -> Any:
-    """What torch saved, as values: its archive's bytes carry the folder's name."""
+    """What torch saved, as values: its archive's bytes carry the folder's name, and FSDP2's shards an order."""
     import torch
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+    if path.name == ".metadata":  # of the shards beside it
+        whole = path.parents[2] / f"{path.parent.parent.name}-{path.parent.name}.pt"
+        dcp_to_torch_save(path.parent, whole)
+        return torch.load(whole, weights_only=False)
     if path.suffix not in (".pt", ".pth"):
         return path.read_bytes()
     return torch.load(path, weights_only=False)

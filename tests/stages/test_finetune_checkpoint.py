@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from stages.finetune import launch
 from stages.finetune.checkpoint import KEEP, MANIFEST, Checkpoints, commit, verify
-from stages.finetune.train import result
+from stages.finetune.train import _lay_out, result
 from tests.stages.finetune_rows import made, trained, workspace
 from tests.stages.finetune_runs import WORLDS, Life, content
 from tests.stages.finetune_section import LORA, section
@@ -209,6 +211,23 @@ def test_a_run_that_goes_on_after_damage_ends_the_same(
         "step-00000009",
     ]
     assert all(line in caplog.text for line in lines)
+
+
+def test_best_weights_that_were_damaged_at_last_make_no_result(work: Path) -> None:
+    flip(work / "best")
+    trainer: Any = SimpleNamespace(
+        cfg=CFG, progress=SimpleNamespace(evaluations=[1]), args=SimpleNamespace(should_save=True)
+    )
+    with pytest.raises(ValueError, match=r"best is damaged \(not as written: adapter_model.*starts anew"):
+        _lay_out(trainer, work, work / "draft")
+    assert not (work / "draft").exists()
+
+
+def test_a_kill_between_the_two_names_of_the_best_weights_loses_nothing(calm: Path, work: Path) -> None:
+    (work / "best").rename(work / ".best.old")
+    trained(CFG, work)
+    assert content(work / "result") == content(calm / "result")
+    assert (work / "best").is_dir() and not (work / ".best.old").exists()
 
 
 @pytest.mark.parametrize(

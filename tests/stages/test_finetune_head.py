@@ -119,6 +119,30 @@ def test_bf16_autocast_stays_as_near_as_bf16_is() -> None:
     )
 
 
+def test_of_equal_logits_the_first_is_the_likeliest_as_to_argmax() -> None:
+    """In bf16 many are equal."""
+    import torch
+
+    from stages.finetune.log_probabilities import LogProbabilities
+
+    logits = torch.tensor([[1.0, 3.0, 3.0, 0.0]] * 4 + [[0.0] * 4] * 40)
+    targets = torch.tensor([0, 1, 2, 3] + [0, 1, 2, 3] * 10)
+    found = LogProbabilities.apply(logits.clone(), targets)[3]
+    assert torch.equal(found, logits.argmax(-1) == targets)
+
+
+def test_a_second_backward_is_refused_rather_than_wrong() -> None:
+    import torch
+
+    from stages.finetune.log_probabilities import LogProbabilities
+
+    weight = torch.randn(5, 7, requires_grad=True)
+    loss = LogProbabilities.apply(weight * 1.0, torch.arange(5))[0].sum()
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_a_batch_without_any_learned_token_is_a_differentiable_zero(rows: int) -> None:
     model = pair(tiny(SOUND["llama"]).train())[1]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +89,40 @@ def test_a_full_disk_under_the_outs_keeps_what_was_trained(
 def test_another_trouble_with_memory_keeps_its_own_words(text: str) -> None:
     with pytest.raises(RuntimeError, match=text[:20]), enough_memory(CFG):
         raise RuntimeError(text)
+
+
+@pytest.mark.parametrize("where", ["untrained", "write_out", "load_out", "heldout_losses"])
+def test_memory_that_runs_out_before_or_after_training_is_one_clear_line_too(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A folder's weights are mapped, and the kernel refuses the map as an OSError."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(finetune, where, full)
+    with pytest.raises(ValueError, match=r"^not enough memory for finetune.*Cannot allocate memory"):
+        main(replace(CFG, max_steps=1))
+
+
+def test_what_was_measured_before_is_measured_again_where_it_is_damaged(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = replace(CFG, max_steps=1)
+    calm = main(cfg)
+    measured: list[Path] = []
+
+    def spoil(*given: Any) -> Path:
+        (folder,) = given[1].glob("before")
+        (folder / "measured.json").write_text("{}")
+        measured.append(folder)
+        raise ValueError("stopped here")
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="stopped here"):
+        patch.setattr(launch, "run", spoil)
+        main(cfg)
+    assert main(cfg) == calm and len(measured) == 1
+    assert "before is damaged (not as written: measured.json): measured again" in caplog.text
 
 
 @pytest.mark.slow

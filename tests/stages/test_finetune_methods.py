@@ -289,4 +289,21 @@ def test_bf16_where_the_processor_has_none_is_said_once(
         assert caplog.messages == []
         check(section(precision=Precision.bf16), tiny_model)
     assert len(caplog.messages) == (0 if flag else 1)
-    assert flag or "set finetune.precision=fp32" in caplog.messages[0]
+    assert flag or "take fp32" in caplog.messages[0]
+
+
+def test_weights_in_few_bits_say_what_they_compute_in(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr("stages.finetune.model._check_bitsandbytes", lambda _: None)
+    with caplog.at_level(logging.WARNING, "lathe"):
+        check(section(replace(LORA, weights=Weights.bf16), precision=Precision.bf16), tiny_model)
+        assert caplog.messages == []
+        check(section(replace(LORA, weights=Weights.bf16)), tiny_model)
+        check(section(replace(LORA, weights=Weights.nf4)), tiny_model)
+    first, second = caplog.messages
+    assert "layers compute in bf16 whatever finetune.precision=fp32 says" in first
+    assert "method.weights=nf4 (conf/method/lora.yaml) on a CPU: it saves memory and takes longer" in second
