@@ -5,14 +5,16 @@
 
 Nothing of the model changes between these runs of its suite: the seed draws other few-shot examples, batches of
 another size round otherwise, and so does another precision. Each repeat is kept under .lathe/noise/<variant>/ as a
-file that `ops.compare` reads, the plain run among them; one that is there already, of the same model, section and
-code, is not run again. The table has, by metric, how far each repeat moves the mean, on which share of the items,
+file that `ops.compare` reads, the plain run among them; one that is there already, of the same model, section, items
+and code, is not run again. The table has, by metric, how far each repeat moves the mean, on which share of the items,
 and how far two runs are apart at most in 95 of 100 cases.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +22,10 @@ from pathlib import Path
 
 from ops.comparison import Spread, spread
 from ops.results import parse
+from stages.bench import snapshot
 from stages.bench.config import Bench, Precision, Variant
+from stages.bench.evaluation import TASKS, own_tasks
+from stages.common.files import sha256, tree_digest
 from stages.common.run import Loaded, hush, load, seed_everything
 from stages.register.evidence import Scores
 
@@ -76,14 +81,28 @@ def repeats(loaded: Loaded, options: argparse.Namespace) -> list[Repeat]:
     return found
 
 
+def items_digest(tasks: list[str]) -> str:
+    """Hex digest of the files that these tasks' items come from: the stage's fingerprint has none of them.
+
+    Raises ValueError for a snapshot that is not here; a task that nobody knows is left to the run to refuse.
+    """
+    own = [name for name in tasks if name in own_tasks()]
+    told = [snapshot.parse(TASKS / f"{name}.yaml")[0].get("dataset_kwargs") for name in own]
+    files = {Path(str(each["path"])) for each in told if isinstance(each, dict) and "path" in each}
+    folders = snapshot.folders([name for name in tasks if name not in own and snapshot.there(name)])
+    found = [(str(path), sha256(path)) for path in sorted(files) if path.is_file()]
+    found += [(str(folder), tree_digest(folder)) for folder in folders]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:8]
+
+
 def _scores(repeat: Repeat, folder: Path) -> Scores:
     """Per-item scores of a repeat, run unless its file is there."""
     from stages.bench.fingerprint import fingerprint
 
-    digest = fingerprint(repeat.cfg, repeat.variant)
+    digest = fingerprint(repeat.cfg, repeat.variant) + items_digest(repeat.cfg.tasks)
     path = folder / f"{repeat.name}-{digest}.parquet"
     if not path.is_file():
-        # Of another model, section or code; where the plain run is, all are: compare reads the whole folder
+        # Of another model, section, items or code; where the plain run is, all are: compare reads the whole folder
         for old in folder.glob("*.parquet" if repeat.name == PLAIN else f"{repeat.name}-*.parquet"):
             old.unlink()
         _run(repeat, path, digest)

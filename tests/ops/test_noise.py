@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from ops import compare, noise
+from stages.bench import evaluation
+from stages.common.files import write_json, write_text
 from tests.ops import bench_project
 
 FOLDER = Path(".lathe/noise/base")
@@ -46,6 +48,37 @@ def test_repeats_of_another_model_are_run_anew(model: Path) -> None:
     noise.main(["base", "--seeds", "9"], Path.cwd())
     after = {path.name for path in FOLDER.iterdir()}
     assert len(after) == 2 and not before & after
+
+
+def test_repeats_on_other_items_are_run_anew(model: Path) -> None:
+    noise.main(["base", "--seeds", "8"], Path.cwd())
+    before = {path.name for path in FOLDER.iterdir()}
+    rows = Path("data/prepared/test.jsonl")
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:2]))
+    noise.main(["base", "--seeds", "8"], Path.cwd())
+    after = {path.name for path in FOLDER.iterdir()}
+    assert len(after) == 2 and not before & after
+
+
+@pytest.mark.parametrize("task", ["heldout_loss", "mine", "far"])
+def test_the_items_digest_has_a_tasks_data(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prepare's rows, the file of a task of one's own, and a snapshot: none is in the stage's fingerprint."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(evaluation.TASKS, "tasks")
+    text = Path("tasks/heldout_loss.yaml").read_text().replace("data/prepared/", "data/benchmarks/mine/")
+    Path("tasks/mine.yaml").write_text(text)
+    for module in (evaluation, noise):
+        monkeypatch.setattr(module, "TASKS", Path("tasks"))
+    write_json(
+        Path("data/benchmarks/far/card.json"), {"task": "far", "files": {}, "modules": {}, "lm_eval": "0"}
+    )
+    data = {"heldout_loss": "data/prepared/test.jsonl", "mine": "data/benchmarks/mine/test.jsonl"}
+    path = Path(data.get(task, "data/benchmarks/far/test.parquet"))
+    before = noise.items_digest([task])
+    write_text(path, "rows")
+    assert noise.items_digest([task]) != before
 
 
 def test_nothing_to_change_is_refused(model: Path) -> None:
