@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ops import compare, noise
+from ops.results import Results
 from stages.bench import evaluation
 from stages.common.files import write_json, write_text
 from tests.ops import bench_project
@@ -89,8 +90,21 @@ def test_nothing_to_change_is_refused(model: Path) -> None:
 def test_the_table_says_how_far_each_repeat_moves() -> None:
     plain = {"t/acc": {"a": 1.0, "b": 0.0, "c": 1.0, "d": 0.0}, "t/loss": {"a": 2.0}}
     other = {"t/acc": {"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.0}}
-    head, *lines = noise.table({"plain": plain, "seed-2": other})
+    runs = {name: Results(name, "", scores) for name, scores in (("plain", plain), ("seed-2", other))}
+    head, *lines = noise.table(runs)
     assert head == ["metric", "n", "plain", "seed-2", "limit"]
     # SD of the means 0.5 and 0.75 is 0.1768; 1.96 * sqrt(2) * that is 0.4900
     assert lines[0] == ["t/acc", "4", "0.5000", "+0.2500 (25.0 %)", "0.4900"]
     assert lines[1] == ["t/loss", "1", "2.0000", "not scored", ""]
+
+
+def test_values_that_are_no_mean_over_items_are_in_the_table() -> None:
+    """Perplexities of two items: exp(4 / 4), and exp(8 / 4) where one of them is less likely."""
+    plain, other = ({"a": {"nats": 2.0, "size": 2.0}, "b": {"nats": n, "size": 2.0}} for n in (2.0, 6.0))
+    found = {
+        name: Results(name, "", {}, parts={"t/perplexity": parts} if parts else {})
+        for name, parts in (("plain", plain), ("bf16", other), ("seed-2", {}))
+    }
+    _, line = noise.table(found)
+    # |e^2 - e| = 4.6708 apart, and the limit is 1.96 of it
+    assert line == ["t/perplexity", "2", "2.7183", "+4.6708 (50.0 %)", "not scored", "9.1545"]
