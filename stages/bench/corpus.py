@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 Parts = dict[str, float]  # what an item adds to each sum
 RESAMPLES, FEW = 1000, 200
 ITEM = "_item"  # "bleu_item" is the item's own score, whose mean is not the suite's BLEU
+SIGNED = "bias_score"  # in the names of BBQ's, which have their ideal at 0
 TRANSLATION = ("bleu", "chrf", "chrf++", "ter")
 
 
@@ -44,7 +45,7 @@ def values(metric: str, keys: Sequence[str], sums: Array) -> Array:
         return np.asarray(np.exp(columns["nats"] / columns["size"]))
     if name == "bits_per_byte":
         return np.asarray(columns["nats"] / columns["size"] / math.log(2))
-    if "bias_score" in name:
+    if SIGNED in name:
         return bias(columns, ambiguous=name.startswith("amb_"))
     raise ValueError(f"{metric} is no metric of sums over items")
 
