@@ -37,8 +37,10 @@ def main(cfg: Bench, name: str, variant: Variant) -> Metrics:
         path = RESULTS / f"{name}.parquet"
         write_rows(path, rows)
         write(FOLDER / name, confusions(rows, cfg.tasks))
+        # Inside: what fails or is killed here asks nothing again
+        metrics = summarise(rows, results, cfg.seed) | slice_metrics(rows, cfg.seed)
     track.artifact(path, f"{name}_{cfg.name}")
-    return dict(sorted((summarise(rows, results, cfg.seed) | slice_metrics(rows, cfg.seed)).items()))
+    return dict(sorted(metrics.items()))
 
 
 if __name__ == "__main__":

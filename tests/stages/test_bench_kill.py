@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from stages.bench import __main__ as bench
 from stages.bench.__main__ import main
 from stages.bench.config import Backend, Bench, Precision, Variant
 from stages.bench.responses import Responses
@@ -72,6 +73,19 @@ def test_finished_tasks_are_not_asked_again_and_the_results_are_the_same(
         monkeypatch.setattr(kind, name, spy)
     assert run(str(tiny_model)) == calm
     assert path.read_bytes() == expected and len(asked) == 1
+
+
+def test_answers_outlive_an_error_in_the_metrics(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(ROWS)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(bench, "slice_metrics", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        run(str(tiny_model))
+    assert len(list(Path(".ckpt").glob("bench.base-*/*.json"))) == len(TASKS)
+    run(str(tiny_model))
+    assert not list(Path(".ckpt").glob("bench*"))
 
 
 def test_answers_are_kept_for_the_very_same_requests_alone(tmp_path: Path) -> None:
