@@ -12,6 +12,7 @@ from stages.bench.config import Bench, Variant
 from stages.bench.confusion import FOLDER, confusions, write
 from stages.bench.evaluation import benchmarks, evaluate
 from stages.bench.fingerprint import fingerprint
+from stages.bench.groups import clean_groups
 from stages.bench.results import item_rows, summarise, write_rows
 from stages.bench.slices import dirty_items, slice_metrics
 from stages.common.run import run
@@ -39,6 +40,7 @@ def main(cfg: Bench, name: str, variant: Variant) -> Metrics:
         write(FOLDER / name, confusions(rows, cfg.tasks))
         # Inside: what fails or is killed here asks nothing again
         metrics = summarise(rows, results, cfg.seed) | slice_metrics(rows, cfg.seed)
+        metrics |= clean_groups(results, metrics, rows)
     track.artifact(path, f"{name}_{cfg.name}")
     return dict(sorted(metrics.items()))
 

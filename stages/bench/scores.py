@@ -55,6 +55,11 @@ def summed(metric: str, aggregate: Aggregate) -> bool:
     return perplexity or TEXTS.get(name) == metric or (name == metric == "bits_per_byte")
 
 
+def reader_suffix(reader: str) -> str:
+    """What one of lm-eval's filters adds to a metric's name; nothing where there is but one."""
+    return "" if reader == "none" else f",{reader}"
+
+
 def _number(name: str, value: Any, what: str) -> dict[str, float]:
     if isinstance(value, tuple | list | str):
         return {}

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from stages.bench.results import groups, item_rows, summarise
+from stages.bench.groups import groups
+from stages.bench.results import item_rows, summarise
 from stages.bench.scores import split
+from stages.common.statistics import Metrics
 
 
 def results(task: str, metric: str, aggregate: Any, items: list[Any]) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def test_no_value_is_no_metric_and_a_mean_over_nan_is_refused() -> None:
 @pytest.mark.parametrize("value", [0.5, 0.35])
 def test_a_group_has_its_tasks_weights(value: float) -> None:
     """Two tasks of 10 and 30 items with 0.8 and 0.2: the mean of both is 0.5, of their items 0.35."""
-    tasks = {
+    tasks: Metrics = {
         "a/f1": {"value": 0.8, "lo": 0.7, "hi": 0.9, "n": 10}, "b/f1": {"value": 0.2, "lo": 0.2, "hi": 0.2, "n": 30},
     }  # fmt: skip
     found = {
