@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from stages.bench.corpus import Parts, other, summary
 from stages.bench.groups import aggregates, groups
 from stages.bench.programs import Tried
-from stages.bench.scores import reader_suffix, split, summed
+from stages.bench.scores import chosen, reader_suffix, split, summed
 from stages.bench.snapshot import ROW
 from stages.common.files import write_bytes
 from stages.common.statistics import Metric, Metrics, bootstrap, wilson
@@ -118,7 +118,7 @@ def _json(value: Any) -> str:
 
 def _row(task: str, sample: dict[str, Any], fields: list[str], aggregations: dict[str, Any]) -> Row:
     doc, suffix = sample["doc"], reader_suffix(sample["filter"])
-    output, target = _texts(sample)
+    output, target = _texts(task, sample)
     item = doc | json.loads(doc["meta"]) if "turns" in doc else doc
     scores, parts = split(task, sample, aggregations)
     return {
@@ -153,7 +153,7 @@ def _programs(responses: list[Any]) -> list[Tried]:
     ]
 
 
-def _texts(sample: dict[str, Any]) -> tuple[str, str]:
+def _texts(task: str, sample: dict[str, Any]) -> tuple[str, str]:
     """Output and target as texts: of choices the likeliest, several programs as JSON; "" for a likelihood alone."""
     arguments, responses, target = sample["arguments"], sample["filtered_resps"], sample["target"]
     if programs := _programs(responses):
@@ -163,8 +163,9 @@ def _texts(sample: dict[str, Any]) -> tuple[str, str]:
     if len(arguments) == 1:
         return "", str(target)
     likeliest = max(range(len(responses)), key=lambda index: float(responses[index][0]))
-    gold = arguments[target][1] if isinstance(target, int) else str(target)
-    return arguments[likeliest][1], gold
+    if isinstance(target, int):
+        target = chosen(arguments, target, f"item {sample['doc_id']} of {task}")[1]
+    return arguments[likeliest][1], str(target)
 
 
 def _others(results: dict[str, Any], seed: int) -> Metrics:

@@ -84,3 +84,15 @@ def test_a_group_has_its_tasks_weights(value: float) -> None:
     expected = {"value": value, "lo": value - half, "hi": value + half, "n": 40}
     assert groups(found, tasks)["g/f1"] == pytest.approx(expected)
     assert groups(found, {"a/f1": tasks["a/f1"]}) == {}
+
+
+@pytest.mark.parametrize("target", [2, -1])
+def test_a_right_choice_that_is_not_there_is_refused(target: int) -> None:
+    """lm-eval calls the item wrong, and warns of it."""
+    found = results("t", "acc", None, [0.0])
+    told = {"target": target, "arguments": [("p", "a"), ("p", "b")], "filtered_resps": [(-1.0, False)] * 2}
+    found["samples"]["t"][0] |= told
+    with pytest.raises(
+        ValueError, match=f"item 0 of t: doc_to_target says choice {target}, .* and there are 2"
+    ):
+        item_rows(found, [], set())
