@@ -26,6 +26,7 @@ from ops import comparison_sums
 from ops.comparison import Spread, spread
 from ops.results import Results, parse
 from stages.bench import corpus, snapshot
+from stages.bench.checks import check_values
 from stages.bench.config import Bench, Precision, Variant
 from stages.bench.evaluation import TASKS, own_tasks
 from stages.common.files import sha256, tree_digest
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str], root: Path) -> None:
     options = _parser().parse_args(arguments)
     hush()
     loaded = load("bench", Bench, [options.variant], Variant)
+    check_values(loaded.section)
     found = {each.name: _results(each, root / KEPT / options.variant) for each in repeats(loaded, options)}
     _print(options.variant, found)
     print(f"compare reads them: python -m ops.compare A B --noise {KEPT / options.variant}")
@@ -69,6 +71,8 @@ def repeats(loaded: Loaded, options: argparse.Namespace) -> list[Repeat]:
     precisions = [other] if usual else [Precision[name] for name in options.precision]
     found = [Repeat(PLAIN, cfg, variant)]
     found += [Repeat(f"seed-{seed}", replace(cfg, seed=seed), variant) for seed in seeds if seed != cfg.seed]
+    if (least := min(sizes, default=1)) < 1:
+        raise ValueError(f"--batch-size {least}: give numbers from 1")
     for size in sizes:
         # Likelihoods know no batch of so many prompts: theirs is one of so many tokens
         scale = max(1, cfg.batch_tokens * size // cfg.batch_size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stages.bench.checks import check_values
 from stages.bench.config import Bench, Variant
 from stages.bench.confusion import FOLDER, confusions, write
 from stages.bench.evaluation import benchmarks, evaluate
@@ -26,9 +27,10 @@ RESULTS = Path("data/results")
 def main(cfg: Bench, name: str, variant: Variant) -> Metrics:
     """Ask every item of every task, keep one row each, return means with intervals as "task/metric".
 
-    Raises ValueError on a missing model, missing or empty test rows, a task without a snapshot, a prompt longer than
-    the model's context, and NaN.
+    Raises ValueError on numbers out of range, a missing model, missing or empty test rows, a task without a snapshot,
+    a prompt longer than the model's context, and NaN.
     """
+    check_values(cfg)
     # Here, not above: torch, transformers and lm-eval take seconds that a wrong parameter should not cost.
     from stages.bench.processes import respondent
 

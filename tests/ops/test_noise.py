@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ops import compare, noise
 from ops.results import Results
@@ -85,6 +86,16 @@ def test_the_items_digest_has_a_tasks_data(
 def test_nothing_to_change_is_refused(model: Path) -> None:
     with pytest.raises(ValueError, match="nothing is changed"):
         noise.main(["base", "--precision", "fp32"], Path.cwd())
+
+
+def test_a_batch_size_that_is_none_is_refused(model: Path) -> None:
+    with pytest.raises(ValueError, match="--batch-size 0: give numbers from 1"):
+        noise.main(["base", "--batch-size", "3", "0"], Path.cwd())
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["bench"]["batch_size"] = 0
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ValueError, match=r"bench.batch_size=0 \(params.yaml\): give 1 or more"):
+        noise.main(["base"], Path.cwd())
 
 
 def test_the_table_says_how_far_each_repeat_moves() -> None:
