@@ -45,14 +45,23 @@ class Row(TypedDict):
 def item_rows(results: dict[str, Any], fields: list[str], dirty: set[tuple[str, str]]) -> list[Row]:
     """The rows of lm-eval's `samples`, sorted by task and id; an answer read by several filters is one row.
 
-    `fields` of the items become slices; `dirty` are the (task, id) that training rows overlap. Raises ValueError on a
-    score that is not finite.
+    `fields` of the items become slices; `dirty` are the (task, id) that training rows overlap. A task that makes
+    several items of one row, in other wordings say, has them as 0000003, 0000003.1 and so on, all overlapped or none.
+    Raises ValueError on a score that is not finite.
     """
     rows: dict[tuple[str, str], Row] = {}
     for task, samples in results["samples"].items():
-        for sample in samples:
+        names: dict[str, list[int]] = defaultdict(list)  # by id, the places of the items that have it
+        for sample in sorted(
+            samples, key=lambda sample: int(sample["doc_id"])
+        ):  # stable: filters keep their order
             row = _row(task, sample, fields, results["aggregations"].get(task, {}))
             row["clean"] = (task, row["id"]) not in dirty
+            places = names[row["id"]]
+            if sample["doc_id"] not in places:
+                places.append(sample["doc_id"])
+            if number := places.index(sample["doc_id"]):
+                row["id"] += f".{number}"
             known = rows.setdefault((task, row["id"]), row)
             known["scores"].update(row["scores"])
             known["parts"].update(row["parts"])

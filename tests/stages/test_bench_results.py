@@ -10,6 +10,7 @@ import pytest
 from stages.bench.groups import groups
 from stages.bench.results import item_rows, summarise
 from stages.bench.scores import split
+from stages.bench.snapshot import ROW
 from stages.common.statistics import Metrics
 
 
@@ -96,3 +97,20 @@ def test_a_right_choice_that_is_not_there_is_refused(target: int) -> None:
         ValueError, match=f"item 0 of t: doc_to_target says choice {target}, .* and there are 2"
     ):
         item_rows(found, [], set())
+
+
+def test_items_made_of_one_row_are_told_apart_and_overlapped_together() -> None:
+    """As score_prompt_robustness asks each row in several wordings, the wordings one after another or rows in turn."""
+    found = results("t", "acc", None, [0.0, 1.0, 0.25, 0.75]) | {"aggregations": {}}
+    samples = found["samples"]["t"]
+    for sample, row in zip(samples, (4, 7, 4, 7), strict=True):
+        sample["doc"] = {ROW: row}
+    samples += [sample | {"filter": "flexible", "acc": 0.5} for sample in reversed(samples)]
+    rows = item_rows(found, [], {("t", "0000004")})
+    assert [(row["id"], row["clean"], row["scores"]) for row in rows] == [
+        ("0000004", False, {"acc": 0.0, "acc,flexible": 0.5}),
+        ("0000004.1", False, {"acc": 0.25, "acc,flexible": 0.5}),
+        ("0000007", True, {"acc": 1.0, "acc,flexible": 0.5}),
+        ("0000007.1", True, {"acc": 0.75, "acc,flexible": 0.5}),
+    ]
+    assert summarise(rows, found, 3)["t/acc"]["n"] == 4
