@@ -34,7 +34,8 @@ from stages.common.files import write_json, write_text
 LEGIBLE, SHOWN = 24, 4  # a warning shows so many characters of a setting, and names
 WIDTH = 160  # a table that is cut to a narrow terminal cannot be read
 LEGEND = (
-    "B - A with its 95 % interval; items: on how many B is better (+) and worse (-); ↓ lower is better.",
+    "B - A with its 95 % interval; items: on how many B is better (+) and worse (-); ↓ lower is better; "
+    "→0 nearer to 0 is better, and B - A is |B| - |A|.",
     f"p: corrected for all metrics together (Holm), the verdict is at {ALPHA:g}; "
     f"detectable: the true difference that is found {100 * POWER:.0f} % of the time.",
 )

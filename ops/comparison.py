@@ -59,7 +59,8 @@ class Comparison:
     """One metric of one task on the items that both scored. `a` and `b` are means; `p_holm` is corrected.
 
     `gained` and `lost` count items on which B is better and worse. `detectable` is the smallest true difference
-    found with 80 % power; None where no item differs. `mark` says why a difference does not count.
+    found with 80 % power; None where no item differs. `mark` says why a difference does not count. Of a metric
+    `nearer_zero` the difference is |B| - |A|, and items are better and worse by their |value|.
     """
 
     metric: str
@@ -79,6 +80,7 @@ class Comparison:
     spread: Spread | None
     verdict: Verdict
     mark: str
+    nearer_zero: bool = False
 
     @property
     def word(self) -> str:
@@ -88,7 +90,7 @@ class Comparison:
     @property
     def same(self) -> bool:
         """No item differs."""
-        return not (self.gained + self.lost or self.difference["value"])
+        return not (self.gained + self.lost or self.difference["value"]) and self.a == self.b
 
     @property
     def fails(self) -> bool:
@@ -205,7 +207,7 @@ def rows(comparisons: list[Comparison], *, noise: bool) -> list[list[str]]:
         moved = each.spread
         repeats = f"SD {moved.sd:.4f}, {100 * moved.flip_rate:.1f} % flip" if moved else "not measured"
         cells = [
-            f"{each.metric} {'↑' if each.higher_is_better else '↓'}",
+            f"{each.metric} {'→0' if each.nearer_zero else '↑' if each.higher_is_better else '↓'}",
             str(each.n),
             f"{each.a:.4f}",
             f"{each.b:.4f}",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ops.comparison import ALPHA, BLOCK, PATTERNS, POWER, SEED, Array, Comparison, Spread, Verdict
-from ops.direction import higher_is_better
+from ops.direction import higher_is_better, nearer_zero
 from stages.bench.corpus import RESAMPLES, Parts, table, values
 from stages.common.statistics import Z95, Metric
 
@@ -60,7 +60,7 @@ def swap(metric: str, keys: Sequence[str], left: Array, right: Array, seed: int,
 def difference(
     metric: str, keys: Sequence[str], left: Array, right: Array, seed: int
 ) -> tuple[Metric, float]:
-    """B - A with its paired bootstrap interval, and the standard deviation of the draws."""
+    """B - A, as `_difference` has it, with its paired bootstrap interval, and the standard deviation of the draws."""
     count, rng = len(left), np.random.default_rng(seed)
     weights = np.array(
         [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(RESAMPLES)], np.float64
@@ -106,7 +106,7 @@ def _compared(
         b=float(values(name, keys, right.sum(0, keepdims=True))[0]),
         difference=apart, gained=int((rise > 0).sum()), lost=int((rise < 0).sum()), test="swap",
         p=swap(name, keys, left, right, SEED, max(PATTERNS, 100 * family)), p_holm=1.0, detectable=reach or None,
-        spread=moved, verdict=Verdict.none, mark="",
+        spread=moved, verdict=Verdict.none, mark="", nearer_zero=nearer_zero(name),
     )  # fmt: skip
 
 
@@ -120,4 +120,6 @@ def _swapped(swaps: NDArray[np.int64], steps: Array, sums: tuple[Array, Array]) 
 
 
 def _difference(metric: str, keys: Sequence[str], left: Array, right: Array) -> Array:
-    return values(metric, keys, right) - values(metric, keys, left)
+    """B - A; of a metric with its ideal at 0, |B| - |A|."""
+    before, after = (values(metric, keys, each) for each in (left, right))
+    return np.abs(after) - np.abs(before) if nearer_zero(metric) else after - before

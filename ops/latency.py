@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ops import sync
-from stages.bench.config import Bench, Variant
+from stages.bench.config import Backend, Bench, Variant
 from stages.common import provenance
 from stages.common.files import write_json
 from stages.common.run import Loaded, flat, hush, load, run_name, seed_everything
@@ -55,11 +55,19 @@ class Timings:
 
 
 def main(arguments: Sequence[str], root: Path) -> None:
-    """Measure, print a table, log. Raises ValueError on a model that is not there, lengths it has no room
-    for, and last of all on a tracking server that does not answer."""
+    """Measure, print a table, log.
+
+    Raises ValueError on a model that is not there or that another back end than ours computes, lengths it has no room
+    for, and last of all on a tracking server that does not answer.
+    """
     options = _parser().parse_args(arguments)
     hush()
     loaded = load("bench", Bench, [options.variant], Variant)
+    if loaded.target.backend is not Backend.own:
+        raise ValueError(
+            f"variants.{options.variant} of params.yaml has backend: {loaded.target.backend.name}, and what is timed "
+            "here is bench's own engine: measure that back end by its own tools, or name a variant with backend: own"
+        )
     shapes = [Shape(batch, options.prompt, options.new) for batch in options.batch]
     seed_everything(loaded.section)
     found = {shape: figures(timings, shape) for shape, timings in _measured(loaded, shapes, options.repeats)}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from ops.direction import directions, higher_is_better
+from ops.direction import directions, higher_is_better, nearer_zero
 from stages.common.store import connect, metric_name, one_line, shown, tracking_uri
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def ranked(runs: list[Run], metric: str, stage: str, root: Path) -> list[Line]:
     lines = [_line(group, stage, metric) for group in scored]
     lower = "loss" in metric.rpartition("/")[2] or not higher_is_better(metric, directions(root))
     sign = 1 if lower else -1
-    return sorted(lines, key=lambda line: (sign * line.score, -line.when.timestamp()))
+    worth = abs if nearer_zero(metric) else float
+    return sorted(lines, key=lambda line: (sign * worth(line.score), -line.when.timestamp()))
 
 
 def failures(runs: list[Run]) -> list[list[str]]:

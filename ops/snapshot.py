@@ -86,7 +86,9 @@ def _suite(override: str) -> list[str]:
     if key != "bench" or not path.is_file():
         known = ", ".join(sorted(suite.stem for suite in SUITES.glob("*.yaml")))
         raise ValueError(f"{override!r} is not bench=SUITE, with one of {known}")
-    named = yaml.safe_load(path.read_text(encoding="utf-8"))["tasks"]
+    named = yaml.safe_load(path.read_text(encoding="utf-8")).get("tasks")
+    if named is None:
+        raise ValueError(f"{path} has no tasks of its own: give bench=<the suite of its defaults>")
     theirs = [task for task in named if not (OWN / f"{task}.yaml").is_file()]
     if not theirs:
         print(f"{path} names only tasks of {OWN}, which need no snapshot")

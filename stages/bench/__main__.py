@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stages.bench.checks import check_values
 from stages.bench.config import Bench, Variant
 from stages.bench.confusion import FOLDER, confusions, write
 from stages.bench.evaluation import benchmarks, evaluate
 from stages.bench.fingerprint import fingerprint
+from stages.bench.groups import clean_groups
 from stages.bench.results import item_rows, summarise, write_rows
 from stages.bench.slices import dirty_items, slice_metrics
 from stages.common.run import run
@@ -25,9 +27,10 @@ RESULTS = Path("data/results")
 def main(cfg: Bench, name: str, variant: Variant) -> Metrics:
     """Ask every item of every task, keep one row each, return means with intervals as "task/metric".
 
-    Raises ValueError on a missing model, missing or empty test rows, a task without a snapshot, a prompt longer than
-    the model's context, and NaN.
+    Raises ValueError on numbers out of range, a missing model, missing or empty test rows, a task without a snapshot,
+    a prompt longer than the model's context, and NaN.
     """
+    check_values(cfg)
     # Here, not above: torch, transformers and lm-eval take seconds that a wrong parameter should not cost.
     from stages.bench.processes import respondent
 
@@ -37,8 +40,11 @@ def main(cfg: Bench, name: str, variant: Variant) -> Metrics:
         path = RESULTS / f"{name}.parquet"
         write_rows(path, rows)
         write(FOLDER / name, confusions(rows, cfg.tasks))
+        # Inside: what fails or is killed here asks nothing again
+        metrics = summarise(rows, results, cfg.seed) | slice_metrics(rows, cfg.seed)
+        metrics |= clean_groups(results, metrics, rows)
     track.artifact(path, f"{name}_{cfg.name}")
-    return dict(sorted((summarise(rows, results, cfg.seed) | slice_metrics(rows, cfg.seed)).items()))
+    return dict(sorted(metrics.items()))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 Parts = dict[str, float]  # what an item adds to each sum
 RESAMPLES, FEW = 1000, 200
 ITEM = "_item"  # "bleu_item" is the item's own score, whose mean is not the suite's BLEU
+SIGNED = "bias_score"  # in the names of BBQ's, which have their ideal at 0
 TRANSLATION = ("bleu", "chrf", "chrf++", "ter")
 
 
@@ -44,19 +45,23 @@ def values(metric: str, keys: Sequence[str], sums: Array) -> Array:
         return np.asarray(np.exp(columns["nats"] / columns["size"]))
     if name == "bits_per_byte":
         return np.asarray(columns["nats"] / columns["size"] / math.log(2))
-    if "bias_score" in name:
+    if SIGNED in name:
         return bias(columns, ambiguous=name.startswith("amb_"))
     raise ValueError(f"{metric} is no metric of sums over items")
 
 
 def summary(metric: str, items: Sequence[Parts], seed: int) -> Metric:
     """The suite's value with its 95 % percentile bootstrap interval over items (Koehn 2004, for BLEU)."""
+    lo, hi = np.percentile(drawn(metric, items, seed), [2.5, 97.5])
+    return {"value": value(metric, items), "lo": float(lo), "hi": float(hi), "n": len(items)}
+
+
+def drawn(metric: str, items: Sequence[Parts], seed: int) -> Array:
+    """The value of RESAMPLES bootstrap draws of the items."""
     keys, matrix = table(items)
     rng, count = np.random.default_rng(seed), len(items)
     draws = [np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(RESAMPLES)]
-    drawn = values(metric, keys, np.array(draws, np.float64) @ matrix)
-    lo, hi = np.percentile(drawn, [2.5, 97.5])
-    return {"value": value(metric, items), "lo": float(lo), "hi": float(hi), "n": count}
+    return values(metric, keys, np.array(draws, np.float64) @ matrix)
 
 
 def other(aggregate: Callable[[list[Any]], float], items: list[Any], seed: int) -> Metric | None:
@@ -67,10 +72,10 @@ def other(aggregate: Callable[[list[Any]], float], items: list[Any], seed: int) 
     rng, count = np.random.default_rng(seed), len(items)
     draws = [[items[at] for at in rng.integers(0, count, count)] for _ in range(FEW)]
     with np.errstate(all="ignore"):
-        found, *drawn = (float(aggregate(draw)) for draw in [items, *draws])
+        found, *others = (float(aggregate(draw)) for draw in [items, *draws])
     if not math.isfinite(found):
         return None
-    lo, hi = np.percentile([each for each in drawn if math.isfinite(each)] or [found], [2.5, 97.5])
+    lo, hi = np.percentile([each for each in others if math.isfinite(each)] or [found], [2.5, 97.5])
     return {"value": found, "lo": float(lo), "hi": float(hi), "n": count}
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.bench import snapshot
 from stages.bench.config import Bench
+from stages.bench.faults import blamed, guarded
 from stages.bench.programs import execute, limits_of
 from stages.bench.responses import Responses
 from stages.bench.sandbox import isolation
@@ -39,38 +40,33 @@ def evaluate(cfg: Bench, model: Respondent, *, scored: bool = True) -> dict[str,
     """lm-eval's results, with `samples`, of the section's tasks on `model`; `aggregations` has, by task and metric, the
     functions that are no mean over items.
 
-    Raises ValueError on an unknown task, a missing or changed snapshot, a template that does not fit its items, our own
-    tasks asked of a model without a chat template, and where `set_execution` does.
+    Raises ValueError on an unknown task, a missing or changed snapshot, a task that lm-eval cannot load, ask or score
+    (faults.py), our own tasks asked of a model without a chat template, and where `set_execution` does.
     """
-    from jinja2.exceptions import TemplateError
     from lm_eval.evaluator import evaluate as run_tasks
 
     compile_templates_once()
-    try:
-        loaded = load_tasks(cfg)
-        aggregations = {name: _set_aggregation(task) for name, task in loaded["tasks"].items()}
-        for name, task in loaded["tasks"].items():
-            if name in own_tasks():
-                _set_decoding(cfg, task, model)
-            _set_fewshot(cfg, task)
-            if not scored:
-                task.apply_filters = _stop  # what lm-eval does first when all requests are answered
-        set_execution(cfg, loaded["tasks"], model.responses)
-        results: dict[str, Any] = run_tasks(
-            model,
-            loaded,
-            limit=cfg.limit or None,
-            bootstrap_iters=1,  # no bootstrap of lm-eval's, see _set_aggregation: only the standard error of a mean
-            system_instruction=cfg.prompt.system or None,
-            apply_chat_template=cfg.chat_template and bool(model.tokenizer.chat_template),
-            fewshot_as_multiturn=True,
-            confirm_run_unsafe_code=cfg.code.run,
-        )
-    except TemplateError as error:
-        raise ValueError(
-            f"bench.tasks {list(cfg.tasks)}: a template does not fit the task's items ({error}): look at doc_to_text, "
-            "doc_to_target and doc_to_choice of its YAML"
-        ) from error
+    loaded = load_tasks(cfg)
+    aggregations = {name: _set_aggregation(name, task) for name, task in loaded["tasks"].items()}
+    for name, task in loaded["tasks"].items():
+        if name in own_tasks():
+            _set_decoding(cfg, task, model)
+        _set_fewshot(cfg, task)
+        for step in ("build_all_requests", "apply_filters", "process_results"):
+            setattr(task, step, guarded(getattr(task, step), name, file_of(name)))
+        if not scored:
+            task.apply_filters = _stop  # what lm-eval does first when all requests are answered
+    set_execution(cfg, loaded["tasks"], model.responses)
+    results: dict[str, Any] = run_tasks(
+        model,
+        loaded,
+        limit=cfg.limit or None,
+        bootstrap_iters=1,  # no bootstrap of lm-eval's, see _set_aggregation: only the standard error of a mean
+        system_instruction=cfg.prompt.system or None,
+        apply_chat_template=cfg.chat_template and bool(model.tokenizer.chat_template),
+        fewshot_as_multiturn=True,
+        confirm_run_unsafe_code=cfg.code.run,
+    )
     return results | {"aggregations": aggregations}
 
 
@@ -81,6 +77,13 @@ def _stop() -> None:
 def own_tasks() -> list[str]:
     """Names of the tasks in stages/bench/tasks, one YAML file each."""
     return sorted(path.stem for path in TASKS.glob("*.yaml"))
+
+
+def file_of(name: str) -> Path:
+    """Where a task, or a group of them, is described."""
+    folder = snapshot.SNAPSHOTS / name
+    described = (path for path in (TASKS / f"{name}.yaml", folder / "task.yaml") if path.is_file())
+    return next(described, folder)
 
 
 def load_tasks(cfg: Bench) -> dict[str, Any]:
@@ -108,7 +111,12 @@ def load_tasks(cfg: Bench) -> dict[str, Any]:
         include_defaults=False,
         metadata={"prompt": asdict(cfg.prompt), "fewshot": cfg.fewshot},
     )
-    return dict(manager.load([*(name for name in cfg.tasks if name in own), *snapshot.untagged(public)]))
+    found = []
+    for name in [*(name for name in cfg.tasks if name in own), *snapshot.untagged(public)]:
+        with blamed(name, file_of(name)):
+            loaded = manager.load([name])
+        found.append(loaded["groups"].get(name) or loaded["tasks"][name])
+    return dict(manager.load(found))
 
 
 def set_execution(cfg: Bench, tasks: dict[str, Any], kept: Responses) -> None:
@@ -165,6 +173,10 @@ def _check_own(names: list[str]) -> None:
         config, _ = snapshot.parse(path)
         if config.get("task") != name or config.get("class") != CLASS:
             raise ValueError(f"{path}: it has to say `task: {name}` and `class: !function {CLASS}`")
+        if "output_type" not in config:
+            raise ValueError(
+                f"{path}: it has to say `output_type`, generate_until or another of docs/task.yaml's"
+            )
 
 
 def _set_decoding(cfg: Bench, task: Any, model: Respondent) -> None:
@@ -181,15 +193,14 @@ def _set_decoding(cfg: Bench, task: Any, model: Respondent) -> None:
         task.set_config("generation_kwargs", decoding, update=True)
 
 
-def _set_aggregation(task: Any) -> dict[str, Callable[[list[Any]], float]]:
+def _set_aggregation(name: str, task: Any) -> dict[str, Callable[[list[Any]], float]]:
     """What is no mean over items, which lm-eval would bootstrap in a pool of processes; it computes the value only."""
     from lm_eval.api.metrics import bypass_agg, mean
 
-    found = {name: how for name, how in task.aggregation().items() if how not in (mean, bypass_agg, None)}
-    for name, how in found.items():
-        task._aggregation_list[name] = functools.partial(
-            how
-        )  # by its identity lm-eval knows what to bootstrap
+    found = {metric: how for metric, how in task.aggregation().items() if how not in (mean, bypass_agg, None)}
+    for metric, how in found.items():
+        # A function of our own: by their identity lm-eval knows those that it bootstraps
+        task._aggregation_list[metric] = guarded(how, name, file_of(name))
     return found
 
 

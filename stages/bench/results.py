@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from stages.bench.corpus import Parts, other, summary
+from stages.bench.groups import aggregates, groups
 from stages.bench.programs import Tried
-from stages.bench.scores import split, summed
+from stages.bench.scores import chosen, reader_suffix, split, summed
 from stages.bench.snapshot import ROW
 from stages.common.files import write_bytes
-from stages.common.statistics import Z95, Metric, Metrics, bootstrap, wilson
+from stages.common.statistics import Metric, Metrics, bootstrap, wilson
 
 OPTIONAL = ("parts", "verdicts")
 
@@ -44,14 +45,23 @@ class Row(TypedDict):
 def item_rows(results: dict[str, Any], fields: list[str], dirty: set[tuple[str, str]]) -> list[Row]:
     """The rows of lm-eval's `samples`, sorted by task and id; an answer read by several filters is one row.
 
-    `fields` of the items become slices; `dirty` are the (task, id) that training rows overlap. Raises ValueError on a
-    score that is not finite.
+    `fields` of the items become slices; `dirty` are the (task, id) that training rows overlap. A task that makes
+    several items of one row, in other wordings say, has them as 0000003, 0000003.1 and so on, all overlapped or none.
+    Raises ValueError on a score that is not finite.
     """
     rows: dict[tuple[str, str], Row] = {}
     for task, samples in results["samples"].items():
-        for sample in samples:
+        names: dict[str, list[int]] = defaultdict(list)  # by id, the places of the items that have it
+        for sample in sorted(
+            samples, key=lambda sample: int(sample["doc_id"])
+        ):  # stable: filters keep their order
             row = _row(task, sample, fields, results["aggregations"].get(task, {}))
             row["clean"] = (task, row["id"]) not in dirty
+            places = names[row["id"]]
+            if sample["doc_id"] not in places:
+                places.append(sample["doc_id"])
+            if number := places.index(sample["doc_id"]):
+                row["id"] += f".{number}"
             known = rows.setdefault((task, row["id"]), row)
             known["scores"].update(row["scores"])
             known["parts"].update(row["parts"])
@@ -88,36 +98,10 @@ def summarise(rows: list[Row], results: dict[str, Any], seed: int) -> Metrics:
             parts[f"{row['task']}/{name}"].append(added)
     metrics = {key: interval(values, seed) for key, values in scores.items()}
     for key in [key for key in metrics if key.endswith("/nll_per_token")]:
-        metrics[key.replace("nll_per_token", "perplexity")] = _exponential(metrics[key])
+        metrics[key.replace("nll_per_token", "perplexity")] = exponential(metrics[key])
     metrics |= {key: summary(key.rpartition("/")[2], items, seed) for key, items in parts.items()}
     metrics |= _others(results, seed)
-    return dict(sorted((groups(results, metrics) | _aggregates(results) | metrics).items()))
-
-
-def groups(results: dict[str, Any], metrics: Metrics) -> Metrics:
-    """Groups of a metric that is no mean over items: lm-eval's value, interval from those of its tasks.
-
-    lm-eval's value is their mean, weighted by their items or not; its weights are seen from it.
-    """
-    found: Metrics = {}
-    for group, members in results.get("group_subtasks", {}).items():
-        for label, value in _values(results, group):
-            inner = [metrics[name] for member in members if (name := f"{member}/{label}") in metrics]
-            if not inner or len(inner) < len(members):
-                continue
-            items = sum(each["n"] for each in inner)
-            for weights in ([each["n"] / items for each in inner], [1 / len(inner)] * len(inner)):
-                pairs = list(zip(weights, inner, strict=True))
-                if math.isclose(value, sum(weight * each["value"] for weight, each in pairs), rel_tol=1e-9):
-                    half = math.hypot(*(weight * (each["hi"] - each["lo"]) / 2 for weight, each in pairs))
-                    found[f"{group}/{label}"] = {
-                        "value": value,
-                        "lo": value - half,
-                        "hi": value + half,
-                        "n": items,
-                    }
-                    break
-    return found
+    return dict(sorted((groups(results, metrics) | aggregates(results) | metrics).items()))
 
 
 def interval(values: list[float], seed: int) -> Metric:
@@ -127,13 +111,23 @@ def interval(values: list[float], seed: int) -> Metric:
     return bootstrap(values, seed)
 
 
+def exponential(metric: Metric) -> Metric:
+    """Perplexity of a mean loss per token and its bounds."""
+    return {
+        "value": math.exp(metric["value"]),
+        "lo": math.exp(metric["lo"]),
+        "hi": math.exp(metric["hi"]),
+        "n": metric["n"],
+    }
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
 def _row(task: str, sample: dict[str, Any], fields: list[str], aggregations: dict[str, Any]) -> Row:
-    doc, suffix = sample["doc"], _suffix(sample["filter"])
-    output, target = _texts(sample)
+    doc, suffix = sample["doc"], reader_suffix(sample["filter"])
+    output, target = _texts(task, sample)
     item = doc | json.loads(doc["meta"]) if "turns" in doc else doc
     scores, parts = split(task, sample, aggregations)
     return {
@@ -168,7 +162,7 @@ def _programs(responses: list[Any]) -> list[Tried]:
     ]
 
 
-def _texts(sample: dict[str, Any]) -> tuple[str, str]:
+def _texts(task: str, sample: dict[str, Any]) -> tuple[str, str]:
     """Output and target as texts: of choices the likeliest, several programs as JSON; "" for a likelihood alone."""
     arguments, responses, target = sample["arguments"], sample["filtered_resps"], sample["target"]
     if programs := _programs(responses):
@@ -178,12 +172,9 @@ def _texts(sample: dict[str, Any]) -> tuple[str, str]:
     if len(arguments) == 1:
         return "", str(target)
     likeliest = max(range(len(responses)), key=lambda index: float(responses[index][0]))
-    gold = arguments[target][1] if isinstance(target, int) else str(target)
-    return arguments[likeliest][1], gold
-
-
-def _suffix(reader: str) -> str:
-    return "" if reader == "none" else f",{reader}"
+    if isinstance(target, int):
+        target = chosen(arguments, target, f"item {sample['doc_id']} of {task}")[1]
+    return arguments[likeliest][1], str(target)
 
 
 def _others(results: dict[str, Any], seed: int) -> Metrics:
@@ -196,49 +187,8 @@ def _others(results: dict[str, Any], seed: int) -> Metrics:
                 if name in sample["metrics"] and not (
                     summed(name, function) or isinstance(sample[name], dict)
                 ):
-                    by_reader[_suffix(sample["filter"])].append(sample[name])
+                    by_reader[reader_suffix(sample["filter"])].append(sample[name])
             for suffix, items in by_reader.items():
                 if metric := other(function, items, seed):
                     found[f"{task}/{name}{suffix}"] = metric
-    return found
-
-
-def _exponential(metric: Metric) -> Metric:
-    return {
-        "value": math.exp(metric["value"]),
-        "lo": math.exp(metric["lo"]),
-        "hi": math.exp(metric["hi"]),
-        "n": metric["n"],
-    }
-
-
-def _values(results: dict[str, Any], name: str) -> list[tuple[str, float]]:
-    """A task's or group's values, by metric and reader."""
-    found = []
-    for key, value in results["results"].get(name, {}).items():
-        metric, _, reader = key.partition(",")
-        if (
-            reader
-            and not metric.endswith("_stderr")
-            and isinstance(value, int | float)
-            and math.isfinite(value)
-        ):
-            found.append((metric + _suffix(reader), float(value)))
-    return found
-
-
-def _aggregates(results: dict[str, Any]) -> Metrics:
-    found: Metrics = {}
-    for task, values in results["results"].items():
-        for label, value in _values(results, task):
-            metric, _, reader = label.partition(",")
-            error = values.get(f"{metric}_stderr,{reader or 'none'}")
-            if isinstance(error, float) and math.isfinite(error):
-                half, count = Z95 * error, int(values["sample_len"])
-                found[f"{task}/{label}"] = {
-                    "value": value,
-                    "lo": value - half,
-                    "hi": value + half,
-                    "n": count,
-                }
     return found

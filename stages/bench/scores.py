@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from stages.bench.corpus import ITEM, Parts, translation_parts
 
+T = TypeVar("T")
 Aggregate = Callable[[list[Any]], float]
 Split = tuple[dict[str, float], dict[str, Parts]]
 METRICS = "lm_eval.api.metrics"
@@ -53,6 +54,21 @@ def summed(metric: str, aggregate: Aggregate) -> bool:
         return False
     perplexity = name in ("perplexity", "weighted_perplexity") and metric.endswith("perplexity")
     return perplexity or TEXTS.get(name) == metric or (name == metric == "bits_per_byte")
+
+
+def chosen(choices: Sequence[T], at: int, what: str) -> T:
+    """The right one of an item's choices. Raises ValueError where it has fewer."""
+    if not 0 <= at < len(choices):
+        raise ValueError(
+            f"{what}: doc_to_target says choice {at}, counted from 0, and there are {len(choices)}: look at the task's "
+            "YAML and at the item"
+        )
+    return choices[at]
+
+
+def reader_suffix(reader: str) -> str:
+    """What one of lm-eval's filters adds to a metric's name; nothing where there is but one."""
+    return "" if reader == "none" else f",{reader}"
 
 
 def _number(name: str, value: Any, what: str) -> dict[str, float]:

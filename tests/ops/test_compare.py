@@ -316,6 +316,27 @@ def test_a_task_and_the_gate_say_of_which_metric_less_is_better(
     assert compare.main([str(a), str(b)]) == 0
 
 
+def test_a_snapshot_says_of_which_metric_less_is_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lm-eval's crows_pairs: a larger share of stereotypes is no progress, whatever functions its file names."""
+    monkeypatch.chdir(tmp_path)
+    names = {"pct_stereotype": 1.0, "cost": 1.0}
+    a = write_rows(Path("a.parquet"), [dict.fromkeys(names, 0.0)] * 30)
+    b = write_rows(Path("b.parquet"), [names] * 30)
+    assert compare.main([str(a), str(b)]) == 0
+    task = """task: sums
+process_results: !function lm_eval.tasks.crows_pairs.utils.process_results
+metric_list:
+  - {metric: pct_stereotype, aggregation: mean, higher_is_better: false}
+  - {metric: !function lm_eval.tasks.crows_pairs.utils.cost, higher_is_better: false}
+  - {metric: other}
+"""
+    write_text(Path("data/benchmarks/sums/task.yaml"), task)
+    assert directions(tmp_path) == {"sums/pct_stereotype": False, "sums/cost": False}
+    assert compare.main([str(a), str(b)]) == 1
+
+
 def test_changed_targets_long_settings_and_lone_metrics_are_told() -> None:
     ids = {"1": 1.0}
     many = {f"t/m{number}": ids for number in range(6)}

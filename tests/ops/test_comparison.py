@@ -28,7 +28,7 @@ from ops.comparison import (
     sign_flip,
     spread,
 )
-from ops.direction import higher_is_better
+from ops.direction import higher_is_better, nearer_zero
 from stages.common.statistics import holm
 
 Array = NDArray[np.float64]
@@ -244,15 +244,22 @@ def test_what_is_worse_depends_on_the_direction() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["t/nll_per_token", "t/bits_per_byte", "t/word_perplexity,none", "a/b/ter", "t/amb_bias_score_Age"],
+    ["t/nll_per_token", "t/bits_per_byte", "t/word_perplexity,none", "a/b/ter", "t/nll_per_byte/style:terse"],
 )
 def test_known_metrics_of_which_less_is_better(name: str) -> None:
     assert not higher_is_better(name, {})
-    assert higher_is_better(name, {name.partition(",")[0]: True})
+    assert higher_is_better(name, {"/".join(name.partition(",")[0].split("/")[:2]): True})
     assert higher_is_better("t/exact_match,strict-match", {}) and higher_is_better("t/bleu_item", {})
     assert not higher_is_better("t/perplexity_item,none", {}) and not higher_is_better(
         "t/a_item", {"t/a": False}
     )
+
+
+def test_slices_have_their_metrics_direction_and_gaps_and_biases_their_own() -> None:
+    declared = {"t/wer": False, "t/amb_bias_score": True}
+    assert not higher_is_better("t/wer,all/clean", declared) and higher_is_better("t/acc/clean", declared)
+    assert not higher_is_better("t/acc/style:gap", declared)
+    assert not higher_is_better("t/amb_bias_score", declared) and nearer_zero("t/amb_bias_score_Age/clean")
 
 
 def test_a_fall_within_the_margin_does_not_fail() -> None:

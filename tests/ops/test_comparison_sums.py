@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ops import compare
-from ops.comparison import Comparison, Verdict
+from ops.comparison import Comparison, Verdict, rows
+from ops.comparison import compare as compared
 from ops.comparison_sums import compare_sums, swap
 from stages.bench.corpus import Parts, label_parts, table, translation_parts, value, values
 
@@ -111,6 +112,35 @@ def test_the_interval_is_that_of_drawn_pairs() -> None:
     ]
     found = one("f1_macro", a, b).difference
     assert (found["lo"], found["hi"]) == pytest.approx(tuple(np.percentile(apart, [2.5, 97.5])))
+
+
+def biases(biased: int, known: int, count: int = 60) -> list[Parts]:
+    """Items of BBQ's disambiguated contexts: of the `known` answers, so many are biased."""
+    return [
+        {"right": 0.0, "biased": float(at < biased), "known": float(at < known), "items": 1.0}
+        for at in range(count)
+    ]
+
+
+def test_a_bias_is_the_better_the_nearer_to_zero_on_either_side() -> None:
+    """-1 against 0 is a bias that is gone, though the value rises; 0 against 1 is one that is new."""
+    against, fair, stereotyped = biases(0, 60), biases(30, 60), biases(60, 60)
+    for a, b, rise, verdict in (
+        (against, fair, -1.0, Verdict.better),
+        (stereotyped, fair, -1.0, Verdict.better),
+        (fair, stereotyped, 1.0, Verdict.worse),
+        (fair, against, 1.0, Verdict.worse),
+    ):
+        name = "t/disamb_bias_score"
+        summed = compare_sums(sums("disamb_bias_score", a), sums("disamb_bias_score", b), {name: True}, 1)
+        [found] = [each for each in compared({"t/x": {"1": 1.0}}, {"t/x": {"1": 1.0}}, {}, 0.0, (), summed)
+                   if each.metric == name]  # fmt: skip
+        assert found.difference["value"] == rise and found.verdict is verdict
+        assert (found.a, found.b) == (value("disamb_bias_score", a), value("disamb_bias_score", b))
+    [_, row] = rows([found], noise=False)
+    assert row[0] == "t/disamb_bias_score →0"
+    turned = one("disamb_bias_score", against, stereotyped)
+    assert turned.difference["value"] == 0.0 and not turned.same  # as far from 0, on the other side
 
 
 def write_rows(path: str, parts: list[Parts]) -> str:

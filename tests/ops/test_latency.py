@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,14 @@ def test_each_batch_size_is_measured_and_logged(workspace: Path, capsys: pytest.
 def test_what_cannot_be_measured_is_refused(workspace: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         latency.main(arguments, workspace)
+
+
+def test_another_back_end_is_not_passed_off_as_timed(workspace: Path) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["variants"]["base"]["backend"] = "hf"
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ValueError, match=r"variants.base of params.yaml has backend: hf.*backend: own"):
+        latency.main(["base"], workspace)
 
 
 def test_the_figures_are_those_of_the_timings() -> None:

@@ -6,8 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ops import compare, noise
+from ops.results import Results
+from stages.bench import evaluation
+from stages.common.files import write_json, write_text
 from tests.ops import bench_project
 
 FOLDER = Path(".lathe/noise/base")
@@ -48,16 +52,70 @@ def test_repeats_of_another_model_are_run_anew(model: Path) -> None:
     assert len(after) == 2 and not before & after
 
 
+def test_repeats_on_other_items_are_run_anew(model: Path) -> None:
+    noise.main(["base", "--seeds", "8"], Path.cwd())
+    before = {path.name for path in FOLDER.iterdir()}
+    rows = Path("data/prepared/test.jsonl")
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:2]))
+    noise.main(["base", "--seeds", "8"], Path.cwd())
+    after = {path.name for path in FOLDER.iterdir()}
+    assert len(after) == 2 and not before & after
+
+
+@pytest.mark.parametrize("task", ["heldout_loss", "mine", "far"])
+def test_the_items_digest_has_a_tasks_data(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prepare's rows, the file of a task of one's own, and a snapshot: none is in the stage's fingerprint."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(evaluation.TASKS, "tasks")
+    text = Path("tasks/heldout_loss.yaml").read_text().replace("data/prepared/", "data/benchmarks/mine/")
+    Path("tasks/mine.yaml").write_text(text)
+    for module in (evaluation, noise):
+        monkeypatch.setattr(module, "TASKS", Path("tasks"))
+    write_json(
+        Path("data/benchmarks/far/card.json"), {"task": "far", "files": {}, "modules": {}, "lm_eval": "0"}
+    )
+    data = {"heldout_loss": "data/prepared/test.jsonl", "mine": "data/benchmarks/mine/test.jsonl"}
+    path = Path(data.get(task, "data/benchmarks/far/test.parquet"))
+    before = noise.items_digest([task])
+    write_text(path, "rows")
+    assert noise.items_digest([task]) != before
+
+
 def test_nothing_to_change_is_refused(model: Path) -> None:
     with pytest.raises(ValueError, match="nothing is changed"):
         noise.main(["base", "--precision", "fp32"], Path.cwd())
 
 
+def test_a_batch_size_that_is_none_is_refused(model: Path) -> None:
+    with pytest.raises(ValueError, match="--batch-size 0: give numbers from 1"):
+        noise.main(["base", "--batch-size", "3", "0"], Path.cwd())
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["bench"]["batch_size"] = 0
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(ValueError, match=r"bench.batch_size=0 \(params.yaml\): give 1 or more"):
+        noise.main(["base"], Path.cwd())
+
+
 def test_the_table_says_how_far_each_repeat_moves() -> None:
     plain = {"t/acc": {"a": 1.0, "b": 0.0, "c": 1.0, "d": 0.0}, "t/loss": {"a": 2.0}}
     other = {"t/acc": {"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.0}}
-    head, *lines = noise.table({"plain": plain, "seed-2": other})
+    runs = {name: Results(name, "", scores) for name, scores in (("plain", plain), ("seed-2", other))}
+    head, *lines = noise.table(runs)
     assert head == ["metric", "n", "plain", "seed-2", "limit"]
     # SD of the means 0.5 and 0.75 is 0.1768; 1.96 * sqrt(2) * that is 0.4900
     assert lines[0] == ["t/acc", "4", "0.5000", "+0.2500 (25.0 %)", "0.4900"]
     assert lines[1] == ["t/loss", "1", "2.0000", "not scored", ""]
+
+
+def test_values_that_are_no_mean_over_items_are_in_the_table() -> None:
+    """Perplexities of two items: exp(4 / 4), and exp(8 / 4) where one of them is less likely."""
+    plain, other = ({"a": {"nats": 2.0, "size": 2.0}, "b": {"nats": n, "size": 2.0}} for n in (2.0, 6.0))
+    found = {
+        name: Results(name, "", {}, parts={"t/perplexity": parts} if parts else {})
+        for name, parts in (("plain", plain), ("bf16", other), ("seed-2", {}))
+    }
+    _, line = noise.table(found)
+    # |e^2 - e| = 4.6708 apart, and the limit is 1.96 of it
+    assert line == ["t/perplexity", "2", "2.7183", "+4.6708 (50.0 %)", "not scored", "9.1545"]

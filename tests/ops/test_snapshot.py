@@ -446,6 +446,11 @@ def test_one_task_that_cannot_be_had_stops_no_other(worker: Worker, hub: Hub, ro
     assert [path.name for path in (root / "data/benchmarks").iterdir()] == ["arc_easy"]
 
 
+def test_a_suite_that_takes_its_tasks_from_another_says_so(worker: Worker, root: Path) -> None:
+    (root / "conf/bench/short.yaml").write_text("defaults: [two, _self_]\nname: short\nlimit: 10\n")
+    assert "conf/bench/short.yaml has no tasks of its own" in worker.refused(root, "bench=short")
+
+
 BROKEN = {
     b'{"question": "q", "answer": "a"}\n{"question": \n': "test.jsonl:2: not valid JSON",
     b'{"question": "q"}\n["q"]\n': "no JSON object",

@@ -6,12 +6,13 @@ Answers are what vLLM's and llama.cpp's servers give (platform.openai.com/docs/a
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests.loopback import listening
 
 
 class Server(ThreadingHTTPServer):
@@ -85,11 +86,5 @@ def serving(folder: Path) -> Iterator[Server]:
         kind.from_pretrained(folder) for kind in (AutoModelForCausalLM, AutoTokenizer)
     )
     server.seen, server.keys, server.failure = [], [], 0
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with listening(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

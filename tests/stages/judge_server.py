@@ -6,13 +6,13 @@ A test module makes its fixture of it: `yield from serving()`.
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from stages.judge.config import Backend, Judge, JudgePrompt
+from tests.loopback import listening
 
 PROMPT = JudgePrompt("pairwise", "Which is better?", "{question}\n\nA: {answer_a}\n\nB: {answer_b}")
 
@@ -71,14 +71,8 @@ def serving() -> Iterator[Server]:
     """A server on loopback until the generator is closed."""
     server = Server(("127.0.0.1", 0), Handler)
     server.script, server.seen, server.keys = [], [], []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with listening(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def completion(text: Any, logprobs: Any = None, finish: str = "stop") -> dict[str, Any]:

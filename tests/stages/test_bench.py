@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -277,6 +278,24 @@ def test_bad_input_is_one_line_that_says_what_to_do(workspace: Path, tiny_model:
     refused(cfg, good, "test.jsonl holds no rows")
     Path("data/prepared/test.jsonl").unlink()
     refused(cfg, good, "no test rows at .*dvc repro prepare")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_size": 0}, r"bench.batch_size=0 \(params.yaml\): give 1 or more"),
+        ({"batch_tokens": 0}, "bench.batch_tokens=0"),
+        ({"threads": 0}, "bench.threads=0"),
+        ({"limit": -1}, "bench.limit=-1 .*: give 0 or more"),
+        ({"fewshot": -1}, "bench.fewshot=-1"),
+        ({"prompt": replace(PROMPT, max_new_tokens=0)}, "bench.prompt.max_new_tokens=0"),
+        ({"code": replace(NO_CODE, cpu=0)}, "bench.code.cpu=0"),
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_one_line(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        main(replace(section("heldout_loss"), **changes), "base", variant(Path("none")))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from stages.bench import __main__ as bench
 from stages.bench.__main__ import main
 from stages.bench.config import Backend, Bench, Precision, Variant
 from stages.bench.responses import Responses
-from stages.bench.slices import gap, slice_metrics
 from stages.common.prompt import Prompt
 from tests.small_project import HOUSE
 from tests.stages.test_bench import NO_CODE, ROWS, write
@@ -74,6 +73,19 @@ def test_finished_tasks_are_not_asked_again_and_the_results_are_the_same(
     assert path.read_bytes() == expected and len(asked) == 1
 
 
+def test_answers_outlive_an_error_in_the_metrics(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(ROWS)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(bench, "slice_metrics", lambda *_: (_ for _ in ()).throw(MemoryError()))
+        run(str(tiny_model))
+    assert len(list(Path(".ckpt").glob("bench.base-*/*.json"))) == len(TASKS)
+    run(str(tiny_model))
+    assert not list(Path(".ckpt").glob("bench*"))
+
+
 def test_answers_are_kept_for_the_very_same_requests_alone(tmp_path: Path) -> None:
     kept = Responses(tmp_path / "work")
     asked = [("a", "b"), ("a", "c")]
@@ -85,31 +97,3 @@ def test_answers_are_kept_for_the_very_same_requests_alone(tmp_path: Path) -> No
     assert kept.of("loglikelihood", "t", asked[:1], lambda: ["other"]) == ["other"]
     assert kept.of("generate", "t", asked, lambda: ["another"]) == ["another"]
     assert kept.of("loglikelihood", "u", asked, lambda: ["third"]) == ["third"]
-
-
-def rows(scores: dict[str, list[float]], dirty: int = 0) -> list[Any]:
-    found = []
-    for style, values in scores.items():
-        found += [
-            {"task": "t", "slices": {"style": style}, "scores": {"acc": value}, "clean": True}
-            for value in values
-        ]
-    for row in found[:dirty]:
-        row["clean"] = False
-    return found
-
-
-def test_slices_and_their_gap_by_hand() -> None:
-    found = slice_metrics(rows({"a": [1.0] * 30 + [0.0] * 10, "b": [1.0] * 10 + [0.0] * 10}, dirty=8), 7)
-    assert found["t/acc/style:a"]["value"] == 0.75 and found["t/acc/style:b"]["n"] == 20
-    whole = found["t/acc/style:gap"]
-    assert whole["value"] == 0.25 and whole["n"] == 60 and whole["lo"] < 0.25 < whole["hi"]
-    # sqrt(.75*.25/40 + .5*.5/20) = 0.131: the normal interval is 0.25 -+ 0.257
-    assert whole["lo"] == pytest.approx(-0.007, abs=0.04) and whole["hi"] == pytest.approx(0.507, abs=0.04)
-    assert found["t/acc/clean"] | {"lo": 0, "hi": 0} == {"value": 32 / 52, "lo": 0, "hi": 0, "n": 52}
-    assert gap([[1.0, 1.0], [0.0, 0.0]], 1) == {"value": 1.0, "lo": 1.0, "hi": 1.0, "n": 4}
-
-
-def test_one_slice_alone_is_the_whole_and_is_not_shown_twice() -> None:
-    assert slice_metrics(rows({"a": [1.0, 0.0]}), 7) == {}
-    assert json.loads(json.dumps(slice_metrics([], 7))) == {}

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from stages.bench.results import groups, item_rows, summarise
+from stages.bench.groups import groups
+from stages.bench.results import item_rows, summarise
 from stages.bench.scores import split
+from stages.bench.snapshot import ROW
+from stages.common.statistics import Metrics
 
 
 def results(task: str, metric: str, aggregate: Any, items: list[Any]) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def test_no_value_is_no_metric_and_a_mean_over_nan_is_refused() -> None:
 @pytest.mark.parametrize("value", [0.5, 0.35])
 def test_a_group_has_its_tasks_weights(value: float) -> None:
     """Two tasks of 10 and 30 items with 0.8 and 0.2: the mean of both is 0.5, of their items 0.35."""
-    tasks = {
+    tasks: Metrics = {
         "a/f1": {"value": 0.8, "lo": 0.7, "hi": 0.9, "n": 10}, "b/f1": {"value": 0.2, "lo": 0.2, "hi": 0.2, "n": 30},
     }  # fmt: skip
     found = {
@@ -82,3 +85,32 @@ def test_a_group_has_its_tasks_weights(value: float) -> None:
     expected = {"value": value, "lo": value - half, "hi": value + half, "n": 40}
     assert groups(found, tasks)["g/f1"] == pytest.approx(expected)
     assert groups(found, {"a/f1": tasks["a/f1"]}) == {}
+
+
+@pytest.mark.parametrize("target", [2, -1])
+def test_a_right_choice_that_is_not_there_is_refused(target: int) -> None:
+    """lm-eval calls the item wrong, and warns of it."""
+    found = results("t", "acc", None, [0.0])
+    told = {"target": target, "arguments": [("p", "a"), ("p", "b")], "filtered_resps": [(-1.0, False)] * 2}
+    found["samples"]["t"][0] |= told
+    with pytest.raises(
+        ValueError, match=f"item 0 of t: doc_to_target says choice {target}, .* and there are 2"
+    ):
+        item_rows(found, [], set())
+
+
+def test_items_made_of_one_row_are_told_apart_and_overlapped_together() -> None:
+    """As score_prompt_robustness asks each row in several wordings, the wordings one after another or rows in turn."""
+    found = results("t", "acc", None, [0.0, 1.0, 0.25, 0.75]) | {"aggregations": {}}
+    samples = found["samples"]["t"]
+    for sample, row in zip(samples, (4, 7, 4, 7), strict=True):
+        sample["doc"] = {ROW: row}
+    samples += [sample | {"filter": "flexible", "acc": 0.5} for sample in reversed(samples)]
+    rows = item_rows(found, [], {("t", "0000004")})
+    assert [(row["id"], row["clean"], row["scores"]) for row in rows] == [
+        ("0000004", False, {"acc": 0.0, "acc,flexible": 0.5}),
+        ("0000004.1", False, {"acc": 0.25, "acc,flexible": 0.5}),
+        ("0000007", True, {"acc": 1.0, "acc,flexible": 0.5}),
+        ("0000007.1", True, {"acc": 0.75, "acc,flexible": 0.5}),
+    ]
+    assert summarise(rows, found, 3)["t/acc"]["n"] == 4

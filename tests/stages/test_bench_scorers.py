@@ -298,7 +298,13 @@ def beside() -> None:
         (swap("metric: f1_macro", "metric: f1_macro, aggregation: mean"), "f1_macro knows its aggregation"),
         (swap("output_type: multiple_choice", "output_type: multiple"), "output_type 'multiple' has no ready scorers"),
         (swap("class:", "klass:"), "it has to say `task: chosen` and `class: !function"),
-        (swap("{{text}}", "{{txt}}"), "a template does not fit"),
+        (swap("output_type: multiple_choice", ""), "chosen.yaml: it has to say `output_type`"),
+        (swap("{{text}}", "{{txt}}"), r"chosen of bench.tasks \(.*chosen.yaml\): a template does not fit .*'txt'"),
+        (swap("doc_to_text", "doc_to_txt"), r"chosen of bench.tasks \(.*chosen.yaml\): .*TypeError: .*'doc_to_txt'"),
+        (swap("{{text}}", "{{text + 1}}"), r"chosen of bench.tasks \(.*chosen.yaml\): .*TypeError: .*concatenate"),
+        (swap("[German, English]", "'{{text}}'"), r"chosen of bench.tasks \(.*chosen.yaml\): .*SyntaxError: invalid"),
+        (swap("target: language", "target: 7"), r"chosen of bench.tasks \(.*chosen.yaml\): .*IndexError: list index"),
+        (swap("target: language", "target: right"), "item t3 of chosen: doc_to_target says choice 2, .* there are 2"),
         (swap("path: data/benchmarks/chosen", "path: data/raw/chosen"), "a task's data lies in data/benchmarks/"),
         (swap("test.jsonl", "none.jsonl"), "no test rows at data/benchmarks/chosen/none.jsonl"),
         (rows_are(), "chosen/test.jsonl holds no rows"),
@@ -311,19 +317,34 @@ def beside() -> None:
 def test_a_mistake_in_a_task_is_one_line(
     workspace: Path, tiny_model: Path, break_it: Callable[[], None], said: str
 ) -> None:
-    write_task("chosen", ROWS, CHOSEN)
+    write_task("chosen", [row | {"id": f"t{n}", "right": n - 1} for n, row in enumerate(ROWS, 1)], CHOSEN)
     break_it()
     with pytest.raises(ValueError, match=said) as caught:
         evaluation.evaluate(section("chosen"), NoModel())
     assert "\n" not in str(caught.value)
 
 
+def test_a_bug_of_ours_and_what_fails_in_a_model_are_no_mistakes_in_a_task(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_task("chosen", ROWS, CHOSEN)
+    with monkeypatch.context() as patch, pytest.raises(TypeError, match="argument"):
+        patch.setattr(scorers, "label", lambda: None)
+        evaluation.evaluate(section("chosen"), NoModel())
+    with pytest.raises(KeyError, match="weights"):
+        monkeypatch.setattr(NoModel, "loglikelihood", lambda *_: {}["weights"])
+        evaluation.evaluate(section("chosen"), NoModel())
+
+
 class NoModel:
-    """Never asked: what is wrong is said before."""
+    """Knows nothing: all is as likely."""
 
     source, end = "none", "<|end|>"
     tokenizer = type("Tokenizer", (), {"chat_template": "x"})()
-    rank, world_size = 0, 1
+    rank, world_size, responses = 0, 1, None
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        return [(-1.0, False)] * len(requests)
 
     def apply_chat_template(self, turns: list[dict[str, str]]) -> str:
         return str(turns)

@@ -160,6 +160,14 @@ def test_a_task_whose_name_is_near_to_one_of_ours_is_itself(here: Path) -> None:
         load_tasks(section("gsm8k"))
 
 
+def test_a_package_that_a_tasks_module_needs_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, UTILS, raising=False)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    line = r"hellaswag of bench.tasks \(data/benchmarks/hellaswag/task.yaml\): .*datasets.*: install it, or leave the"
+    with pytest.raises(ValueError, match=line):
+        load_tasks(section("hellaswag"))
+
+
 def test_a_tag_is_its_tasks(here: Path) -> None:
     (here / "mine").mkdir()
     card = {"tag": "mine", "tasks": ["hellaswag"], "files": {}, "modules": {}, "lm_eval": "0"}

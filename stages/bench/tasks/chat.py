@@ -23,6 +23,7 @@ from lm_eval.api.task import ConfigurableTask
 from pyarrow import ArrowInvalid, ArrowTypeError
 
 from stages.bench.corpus import ITEM
+from stages.bench.scores import chosen
 from stages.bench.tasks import scorers
 from stages.bench.tasks.scoring import triage_fields
 from stages.common.files import read_jsonl
@@ -86,7 +87,9 @@ class ChatTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval carries no ty
             choices, gold = self.doc_to_choice(doc), self.doc_to_target(doc)
             nats = [float(each) for each, _ in results]
             likeliest = choices[nats.index(max(nats))]
-            return found | scorers.label(choices[gold] if isinstance(gold, int) else gold, likeliest)
+            if isinstance(gold, int):
+                gold = chosen(choices, gold, f"item {doc['id']} of {self.task_name}")
+            return found | scorers.label(gold, likeliest)
         target = str(self.doc_to_target(doc))
         if self.OUTPUT_TYPE == "generate_until":
             return found | scorers.generated(self.scorers, target, results[0], self.fits)
