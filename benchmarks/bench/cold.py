@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from stages.common.process import importing
+
 
 def main(folder: Path) -> None:
     """Load, ask, score, print the accuracy."""
-    from lm_eval.evaluator import evaluate
-    from lm_eval.tasks import TaskManager
+    with importing():
+        from lm_eval.evaluator import evaluate
+        from lm_eval.tasks import TaskManager
 
-    from stages.bench.config import Backend, Bench, Code, Precision, Variant
-    from stages.bench.evaluation import compile_templates_once
-    from stages.bench.model import Scorer
-    from stages.common.prompt import Prompt
+        from stages.bench.config import Backend, Bench, Code, Precision, Variant
+        from stages.bench.evaluation import compile_templates_once
+        from stages.bench.model import Scorer
+        from stages.common.prompt import Prompt
 
     compile_templates_once()
     code = Code(False, 30, 3, 1 << 30, 8, 1 << 23)

@@ -16,6 +16,7 @@ from stages.bench.fingerprint import fingerprint
 from stages.bench.groups import clean_groups
 from stages.bench.results import item_rows, summarise, write_rows
 from stages.bench.slices import dirty_items, slice_metrics
+from stages.common.process import importing
 from stages.common.run import run
 from stages.common.statistics import Metrics
 from stages.common.tracking import track
@@ -32,7 +33,10 @@ def main(cfg: Bench, name: str, variant: Variant) -> Metrics:
     """
     check_values(cfg)
     # Here, not above: torch, transformers and lm-eval take seconds that a wrong parameter should not cost.
-    from stages.bench.processes import respondent
+    with importing():
+        import lm_eval.evaluator  # noqa: F401 - for evaluate
+
+        from stages.bench.processes import respondent
 
     with workspace(f"bench.{name}", fingerprint(cfg, variant)) as work:
         results = evaluate(cfg, respondent(cfg, variant, work))

@@ -161,16 +161,17 @@ class Likelihood:
         branches = [np.concatenate([ids[:9], ids[9 + 5 * number : 14 + 5 * number]]) for number in range(3)]
         counts = [4, 5, 2]
         try:
+            with torch.no_grad():
+                ids_alone = torch.from_numpy(np.stack(branches)).to(self.model.device)
+                alone = self.model(ids_alone, use_cache=False).logits
             for budget in (64, 15):  # all in one row, then a branch a row
                 rows = plan(branches, counts, budget, 64)
                 for row, (places, logits) in zip(rows, self._logits(rows), strict=True):
                     for member, scored in zip(row.members, row.scored, strict=True):
-                        with torch.no_grad():
-                            ids_alone = torch.from_numpy(branches[member]).to(self.model.device)[None]
-                            alone = self.model(ids_alone, use_cache=False).logits[0, -counts[member] :]
+                        wanted = alone[member, -counts[member] :]
                         found = logits[torch.from_numpy(np.searchsorted(places, scored)).to(logits.device)]
-                        limit = max(APART, 8 * torch.finfo(found.dtype).eps) * float(alone.abs().max())
-                        if not float((found - alone).abs().max()) < limit:
+                        limit = max(APART, 8 * torch.finfo(found.dtype).eps) * float(wanted.abs().max())
+                        if not float((found - wanted).abs().max()) < limit:
                             return False
         except NotANumber:
             raise

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from stages.common.agent import PARENT, leave, leave_word
-from stages.common.process import die_with_parent
+from stages.common.process import die_with_parent, importing
 from stages.common.run import hush, seed_everything
 
 
@@ -20,12 +20,14 @@ def main(work: Path) -> None:
     hush()
     if rank:
         os.environ["TQDM_DISABLE"] = "1"
-    import torch
+    with importing():
+        import lm_eval.evaluator  # noqa: F401 - for answer
+        import torch
 
-    from stages.bench.evaluation import answer
-    from stages.bench.model import Scorer
-    from stages.bench.processes import read_job
-    from stages.bench.ranks import Ranks
+        from stages.bench.evaluation import answer
+        from stages.bench.model import Scorer
+        from stages.bench.processes import read_job
+        from stages.bench.ranks import Ranks
 
     cfg, variant = read_job(work)
     seed_everything(cfg)

@@ -1,12 +1,15 @@
-"""What a stage asks of the operating system for its own process: an end with its parent, and memory that stays."""
+"""What a stage asks for its own process: an end with its parent, memory that stays, imports that take less time."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import os
 import platform
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
@@ -34,3 +37,20 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Have no garbage looked for while libraries are imported, nor ever after among what they made: it stays anyway.
+
+    Going through it again and again, and once more when the process ends, takes a quarter of a cold start. What is
+    garbage already would stay as well, so this belongs before any work.
+    """
+    before = len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > before:
+            gc.freeze()
+        gc.enable()

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from stages.common import provenance
 from stages.common.files import write_json
-from stages.common.process import die_with_parent, keep_freed_memory
+from stages.common.process import die_with_parent, importing, keep_freed_memory
 from stages.common.statistics import Metrics
 from stages.common.tracking import IDENTITY, Mirror, RunName, track
 
@@ -179,7 +179,8 @@ def seed_everything(section: Any) -> None:
     # Threads that spin for long while they wait stop each other as soon as anything else runs on the machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     keep_freed_memory()
-    import torch
+    with importing():
+        import torch
 
     torch.manual_seed(seed)
     torch.set_num_threads(section.threads)

@@ -347,3 +347,29 @@ def test_our_own_tasks_need_a_chat_template(workspace: Path, tiny_model: Path) -
     (plain / "chat_template.jinja").unlink()
     with pytest.raises(ValueError, match="plain has no chat template, and heldout_loss asks through it"):
         main(section("heldout_loss"), "base", variant(plain))
+
+
+def test_kept_templates_render_as_fresh_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jinja2 import Environment, UndefinedError
+    from lm_eval import utils
+
+    from stages.bench.evaluation import compile_templates_once
+
+    monkeypatch.setattr(utils.env, "from_string", None)
+    monkeypatch.setattr(utils.env, "globals", dict(utils.env.globals))
+    compile_templates_once()
+    document = {"q": "a\nb", "choices": ["x", "y"], "range": 3}
+    texts = [
+        "{{q}}\n",
+        "{% set n = namespace(i=0) %}{% for c in choices %}{% set n.i = n.i + 1 %}{{n.i}}{{c}}{% endfor %}",
+        "{{choices}}{{range}}{{q|regex_replace('a', 'c')}}",
+    ]
+    for text in [*texts, *texts]:
+        assert utils.apply_template(text, document) == Environment.from_string(utils.env, text).render(
+            document
+        )
+    assert utils.apply_template("{{range(2)|list}}", {}) == "[0, 1]", "a document's names stay its own"
+    with pytest.raises(UndefinedError):
+        utils.apply_template("{{q}}{{late}}", document)
+    utils.env.globals["late"] = "later"
+    assert utils.apply_template("{{q}}{{late}}", document) == "a\nblater"
