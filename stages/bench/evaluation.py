@@ -174,6 +174,7 @@ def _set_decoding(cfg: Bench, task: Any, model: Respondent) -> None:
             "use a chat model, or lm-eval's own tasks"
         )
     task.render = model.apply_chat_template
+    model.rendered.add(str(task.task_name))
     if task.get_config("output_type") == "generate_until":
         own = task.get_config("generation_kwargs")
         length = own.get("max_gen_toks", cfg.prompt.max_new_tokens)

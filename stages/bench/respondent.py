@@ -60,6 +60,9 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         self.max_length = resolve_max_length(config, tokenizer)
         self.room = self.max_length + 1  # tokens of context and answer: the last one is never read
         self.encoder = Encoder(self.tokenizer, self.prefix_token_id)
+        self.rendered: set[str] = (
+            set()
+        )  # tasks whose prompts the chat template has written, to the first token
 
     @abstractmethod
     def score(self, pairs: Sequence[Pair], seen: Seen) -> list[tuple[float, bool]]:
@@ -123,8 +126,8 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[Nats, bool]]:
         """(nats, greedy) of each (context, answer)."""
 
-        def ask(texts: list[tuple[str, str]]) -> list[Any]:
-            return self._score(self.encoder.pairs(texts), disable_tqdm)
+        def ask(texts: list[tuple[str, str]], special: bool | None) -> list[Any]:
+            return self._score(self.encoder.pairs(texts, special), disable_tqdm)
 
         found = self._by_task("loglikelihood", requests, ask)
         return [(Nats(nats, tokens), is_greedy) for nats, tokens, is_greedy in found]
@@ -132,7 +135,7 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Nats]:
         """Nats of whole texts, in windows of the model's context, each token scored once."""
 
-        def ask(asked: list[tuple[str]]) -> list[Any]:
+        def ask(asked: list[tuple[str]], _: bool | None) -> list[Any]:
             windows = self.encoder.windows([text for (text,) in asked], self.room - 1)
             scored = iter(self._score([pair for found in windows for pair in found], disable_tqdm))
             parts = [[next(scored) for _ in found] for found in windows]
@@ -144,7 +147,7 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each context, up to a stop string of the request."""
 
-        def ask(asked: list[tuple[str, dict[str, Any]]]) -> list[str]:
+        def ask(asked: list[tuple[str, dict[str, Any]]], special: bool | None) -> list[str]:
             groups: dict[str, list[int]] = defaultdict(list)
             for index, (_, decoding) in enumerate(asked):
                 groups[repr(decoding)].append(index)
@@ -152,34 +155,44 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
             with _bar(len(asked), "generate", disable_tqdm) as bar:
                 for indices in groups.values():
                     contexts, decoding = [asked[index][0] for index in indices], dict(asked[indices[0]][1])
-                    answers = self._generate(contexts, decoding, bar.update)
+                    answers = self._generate(contexts, special, decoding, bar.update)
                     for index, answer in zip(indices, answers, strict=True):
                         found[index] = answer
             return found
 
         return self._by_task("generate", requests, ask)
 
-    def _by_task(self, kind: str, requests: list[Instance], ask: Callable[[Any], list[Any]]) -> list[Any]:
-        """Answers in the requests' order, a task at a time, so that each is kept when it is done."""
+    def _by_task(
+        self, kind: str, requests: list[Instance], ask: Callable[[Any, bool | None], list[Any]]
+    ) -> list[Any]:
+        """Answers in the requests' order, a task at a time, so that each is kept when it is done.
+
+        `ask` is told whether the tokenizer adds its special tokens: not to what the chat template has written.
+        """
         tasks: dict[str, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
             tasks[str(request.task_name)].append(index)
         found: list[Any] = [None] * len(requests)
         for task, indices in tasks.items():
             asked = [requests[index].args for index in indices]
-            answers = self.responses.of(kind, task, asked, functools.partial(ask, asked))
+            special = False if task in self.rendered else None
+            answers = self.responses.of(kind, task, asked, functools.partial(ask, asked, special))
             for index, answer in zip(indices, answers, strict=True):
                 found[index] = answer
         return found
 
     def _generate(
-        self, contexts: list[str], asked: dict[str, Any], seen: Callable[[float], object]
+        self,
+        contexts: list[str],
+        special: bool | None,
+        asked: dict[str, Any],
+        seen: Callable[[float], object],
     ) -> list[str]:
         decoding: dict[str, Any] = normalize_gen_kwargs(asked)
         most = decoding.pop("max_gen_toks")
         eos = self.tokenizer.decode(self.eot_token_id)
         stops = [stop for stop in handle_stop_sequences(decoding.pop("until", None), eos) if stop]
-        encoded = self.encoder.encode(contexts)
+        encoded = self.encoder.encode(contexts, special)
         longest = max(contexts, key=lambda context: len(encoded[context]))
         if len(encoded[longest]) > self.max_length - most:
             self._refuse_length(len(encoded[longest]), self.max_length - most, longest)
