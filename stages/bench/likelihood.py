@@ -19,6 +19,7 @@ from stages.bench.cache import growing_cache
 from stages.bench.encoding import Pair
 from stages.bench.ranks import ALONE, Ranks
 from stages.bench.tree import Ints, Row, behind, plan
+from stages.common.memory import give_back_memory, out_of_memory
 
 log = logging.getLogger("lathe")
 Scored = tuple[float, bool]
@@ -60,12 +61,12 @@ class Likelihood:
                     seen(index not in found)
                     found[index] = scored
                 break
-            except RuntimeError as error:
+            except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or self.tokens == 1:
                     raise
                 self.tokens //= 2
                 log.warning("out of memory: bench.batch_tokens is halved to %d", self.tokens)
-                free_memory()
+            give_back_memory()
             left = [index for index in _members(rows) if index not in found]
             rows = self._rows(sequences, counts, left, self.tokens)
         found = self.ranks.merged(found)
@@ -208,14 +209,3 @@ def sliding_window(config: Any) -> int | None:
     if layers is not None and "chunked_attention" in layers:
         window = getattr(text, "attention_chunk_size", None)
     return int(window) if window else None
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch raised it for want of memory, on a GPU or a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-def free_memory() -> None:
-    """Give back what torch keeps of the GPU's."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -141,8 +141,9 @@ def test_greedy_answers_are_those_of_generate(kind: str, rows: int) -> None:
         assert answer == (whole[: whole.index(1)] if 1 in whole else whole)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
 def test_memory_that_runs_out_halves_the_row_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: str
 ) -> None:
     import torch
 
@@ -155,13 +156,37 @@ def test_memory_that_runs_out_halves_the_row_and_says_so(
 
     def small(*args: Any, **kwargs: Any) -> Any:
         if kwargs["input_ids"].shape[1] > 100:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            if device == "gpu":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            torch.empty(1 << 50, dtype=torch.uint8)  # the allocator's own error
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(model, "forward", small)
     found = engine.score(pairs, lambda _: None)
     assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in calm], abs=1e-3)
     assert engine.tokens == 64 and "bench.batch_tokens is halved to 64" in caplog.text
+
+
+def test_memory_that_runs_out_halves_the_batch_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    from stages.bench.generation import Generation
+
+    model, prompts = model_of("llama"), [context for context, _ in asked()[::3]]
+    engine = Generation(model, None, {1}, 12)
+    calm = engine.complete(prompts, [], 6, lambda _: None)
+    forward = model.forward
+
+    def small(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["input_ids"].shape[0] > 4:
+            torch.empty(1 << 50, dtype=torch.uint8)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", small)
+    assert engine.complete(prompts, [], 6, lambda _: None) == calm
+    assert engine.rows == 3 and "bench.batch_size is halved to 3" in caplog.text
 
 
 def test_sliding_windows_are_found(tmp_path: Path) -> None:
