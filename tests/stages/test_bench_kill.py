@@ -87,6 +87,30 @@ def test_answers_are_kept_for_the_very_same_requests_alone(tmp_path: Path) -> No
     assert kept.of("loglikelihood", "u", asked, lambda: ["third"]) == ["third"]
 
 
+def test_answers_are_kept_for_the_very_files_that_decide_them(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what loads a model, which lies outside of the stage, and the tasks' YAML."""
+    from stages.bench import fingerprint
+
+    cfg = Bench(7, 2, "sample", TASKS, 0, 2, 256, Prompt("p", "", [], 8), 0, True, ["style"], NO_CODE)
+    given = cfg, Variant(str(tiny_model), "", Precision.fp32, Backend.own, {})
+    found, real = {fingerprint.fingerprint(*given)}, fingerprint.sha256
+    for changed in (
+        "bench/generation.py",
+        "bench/tasks/helpdesk_triage.yaml",
+        "common/adapter.py",
+        "common/quantised.py",
+    ):
+        monkeypatch.setattr(
+            fingerprint,
+            "sha256",
+            lambda path, end=changed: "other" if path.as_posix().endswith(end) else real(path),
+        )
+        found.add(fingerprint.fingerprint(*given))
+    assert len(found) == 5
+
+
 def rows(scores: dict[str, list[float]], dirty: int = 0) -> list[Any]:
     found = []
     for style, values in scores.items():
