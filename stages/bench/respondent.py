@@ -197,6 +197,8 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         if len(encoded[longest]) > self.max_length - most:
             self._refuse_length(len(encoded[longest]), self.max_length - most, longest)
         prompts = [encoded[context] for context in contexts]
+        if not all(prompts):
+            self._refuse_empty([], [])
         texts = self.complete(contexts, prompts, stops, most, decoding, seen)
         return [postprocess_generated_text(text, stops, None) for text in texts]
 
@@ -209,6 +211,8 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def _score(self, pairs: Sequence[Pair], disable_tqdm: bool) -> list[tuple[float, int, bool]]:
         """(nats, tokens of the answer, greedy)."""
         for context, answer in pairs:
+            if not context or not answer:
+                self._refuse_empty(context, answer)
             if len(context) + len(answer) > self.room:
                 text = self.tokenizer.decode(context + answer)
                 self._refuse_length(len(context) + len(answer), self.room, text)
@@ -218,6 +222,18 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
             (nats, len(answer), is_greedy)
             for (nats, is_greedy), (_, answer) in zip(scored, pairs, strict=True)
         ]
+
+    def _refuse_empty(self, context: list[int], answer: list[int]) -> None:
+        text = repr(self.tokenizer.decode(context + answer)[-60:])
+        if context:
+            raise ValueError(
+                f"an answer after {text} has no token of its own: it is empty, or {self.source}'s tokenizer merges it "
+                "with the text before; look at doc_to_choice, doc_to_target and target_delimiter of the task"
+            )
+        raise ValueError(
+            f"no token stands before the answer {text}: the question is blank, and {self.source}'s tokenizer begins "
+            "with none; look at doc_to_text of the task, or drop the row"
+        )
 
     def _refuse_length(self, tokens: int, room: int, text: str) -> None:
         raise ValueError(
