@@ -34,7 +34,7 @@ class Foreign(Respondent):
         _check_arguments(variant)
         folder = Path(variant.path)
         config = AutoConfig.from_pretrained(base_of(folder) or folder)
-        super().__init__(variant.path, AutoTokenizer.from_pretrained(folder), config, kept)
+        super().__init__(variant.path, AutoTokenizer.from_pretrained(folder), config, cfg.seed, kept)
         self.room = self.max_length - 1  # a server writes a token after what it scores
         self.what = f"back end {variant.backend.name} of {variant.path}"
         self.inner = self._start(variant.backend, arguments(cfg, variant, self))

@@ -29,7 +29,7 @@ class Scorer(Respondent):
     def __init__(self, cfg: Bench, variant: Variant, kept: Path | None = None, ranks: Ranks = ALONE) -> None:
         """Load the variant; answers are kept under `kept` task by task. Raises ValueError as `load` does."""
         self.model, tokenizer = load(variant)
-        super().__init__(variant.path, tokenizer, self.model.config, kept, ranks)
+        super().__init__(variant.path, tokenizer, self.model.config, cfg.seed, kept, ranks)
         self._device = self.model.device
         self.model.generation_config = greedy(self.model, tokenizer)
         self.model.register_forward_hook(self._refuse_nan)

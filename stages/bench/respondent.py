@@ -7,12 +7,14 @@ lost system turn.
 from __future__ import annotations
 
 import functools
+import hashlib
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jinja2.exceptions import TemplateError
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
@@ -51,11 +53,11 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     """A model as lm-eval sees it; a subclass scores and completes tokens."""
 
     def __init__(
-        self, source: str, tokenizer: Any, config: Any, kept: Path | None, ranks: Ranks = ALONE
+        self, source: str, tokenizer: Any, config: Any, seed: int, kept: Path | None, ranks: Ranks = ALONE
     ) -> None:
         """`config` is the model's; answers are kept under `kept` task by task, by the first process of several."""
         super().__init__()
-        self.source, self.responses = source, Responses(kept, writes=ranks.rank == 0)
+        self.source, self.seed, self.responses = source, seed, Responses(kept, writes=ranks.rank == 0)
         self.tokenizer = configure_pad_token(tokenizer, model_config=config)
         self.max_length = resolve_max_length(config, tokenizer)
         self.room = self.max_length + 1  # tokens of context and answer: the last one is never read
@@ -176,6 +178,8 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         for task, indices in tasks.items():
             asked = [requests[index].args for index in indices]
             special = False if task in self.rendered else None
+            # What a task draws must not depend on which others were asked before
+            torch.manual_seed(int(hashlib.sha256(f"{self.seed} {task}".encode()).hexdigest()[:15], 16))
             answers = self.responses.of(kind, task, asked, functools.partial(ask, asked, special))
             for index, answer in zip(indices, answers, strict=True):
                 found[index] = answer

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,28 @@ def test_answers_are_kept_for_the_very_same_requests_alone(tmp_path: Path) -> No
     assert kept.of("loglikelihood", "t", asked[:1], lambda: ["other"]) == ["other"]
     assert kept.of("generate", "t", asked, lambda: ["another"]) == ["another"]
     assert kept.of("loglikelihood", "u", asked, lambda: ["third"]) == ["third"]
+
+
+def test_what_a_task_draws_does_not_depend_on_the_tasks_before_it(tmp_path: Path, tiny_model: Path) -> None:
+    """One that was answered before the kill draws nothing after it."""
+    from lm_eval.api.instance import Instance
+
+    from stages.bench.model import Scorer
+
+    cfg = Bench(7, 2, "sample", [], 0, 2, 256, Prompt("p", "", [], 8), 0, True, ["style"], NO_CODE)
+    chosen = Variant(str(tiny_model), "", Precision.fp32, Backend.own, {})
+    drawn = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 8}
+
+    def asked(*tasks: str, kept: Path | None = None, seed: int = 7) -> list[str]:
+        requests = [Instance("generate_until", {}, ("hello", dict(drawn)), 0, (task, 0, 1)) for task in tasks]
+        return Scorer(replace(cfg, seed=seed), chosen, kept).generate_until(requests)
+
+    one, two = asked("one", "two", kept=tmp_path)
+    for path in tmp_path.iterdir():
+        if json.loads(path.read_text()) == [two]:
+            path.unlink()
+    assert asked("one", "two", kept=tmp_path) == [one, two] == [*asked("one"), *asked("two")]
+    assert one != two and asked("two", seed=8) != [two]
 
 
 def test_answers_are_kept_for_the_very_files_that_decide_them(
