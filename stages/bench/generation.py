@@ -152,7 +152,8 @@ class Generation:
         return self._holds(answer[-look:], stops) and self._holds(answer, stops)
 
     def _holds(self, tokens: list[int], stops: list[str]) -> bool:
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True) if stops else ""
+        # With special tokens, as `hf` looks for them: a stop string may be one, of a task made for another model
+        text = self.tokenizer.decode(tokens) if stops else ""
         return any(stop in text for stop in stops)
 
     def _cache(self, stem: list[int], rows: int) -> Any:
