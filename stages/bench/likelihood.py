@@ -38,7 +38,7 @@ class Likelihood:
         """`tokens` is the most that one forward pass reads, but for a longer sequence; `apart`: one sequence a pass."""
         self.model, self.ranks = model, ranks
         self.asked = self.tokens = 1 if apart else tokens
-        self.window = sliding_window(model.config)
+        self.window, self.turn = sliding_window(model.config), turning_length(model.config)
         self.vocabulary = model.get_output_embeddings().weight.shape[0]
         self.picks = "logits_to_keep" in inspect.signature(model.forward).parameters
         stateful = getattr(model, "_is_stateful", False)
@@ -76,11 +76,17 @@ class Likelihood:
         self, sequences: Sequence[Ints], counts: Sequence[int], chosen: Sequence[int], tokens: int
     ) -> list[Row]:
         """Rows of a tree of the chosen sequences, or padded batches; their members are indices of all sequences."""
-        mine, own = [sequences[index] for index in chosen], [counts[index] for index in chosen]
-        most = max(1, LOGITS // self.vocabulary)
-        fits = self.window is None or max(map(len, mine), default=0) <= self.window
-        rows = plan(mine, own, tokens, most) if self.trees and fits else _padded(mine, own, tokens, most)
-        return [replace(row, members=[chosen[member] for member in row.members]) for row in rows]
+        lengths = [len(sequences[index]) for index in chosen]
+        fits = self.window is None or max(lengths, default=0) <= self.window
+        cut = plan if self.trees and fits else _padded
+        far = [self.turn is not None and length > self.turn for length in lengths]
+        rows = []
+        for side in (False, True):
+            group = [index for index, beyond in zip(chosen, far, strict=True) if beyond is side]
+            mine, own = [sequences[index] for index in group], [counts[index] for index in group]
+            for row in cut(mine, own, tokens, max(1, LOGITS // self.vocabulary)):
+                rows.append(replace(row, members=[group[member] for member in row.members]))
+        return rows
 
     def _share(self, rows: list[Row]) -> list[Row]:
         """This process's rows, after those whose cache the first needs: the same passes as one process makes."""
@@ -198,6 +204,19 @@ def _padded(sequences: list[Ints], counts: list[int], budget: int, most: int) ->
             for number, member in enumerate(members)
         ]
         yield Row(0, nothing, nothing, nothing, members, scored)
+
+
+def turning_length(config: Any) -> int | None:
+    """The length of a pass beyond which longrope (arXiv:2402.13753) turns every position otherwise; None without.
+
+    Of other kinds, only dynamic NTK heeds the length, beyond max_position_embeddings, which no prompt outruns.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]  # one for each type of layer
+    turns = [
+        kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"
+    ]
+    return int(min(turns)) if turns else None
 
 
 def sliding_window(config: Any) -> int | None:

@@ -52,8 +52,13 @@ class Scorer(Respondent):
         decoding: dict[str, Any],
         seen: Seen,
     ) -> list[str]:
-        """As Respondent's; what is not greedy, and a model that heeds no trees, by transformers' `generate`."""
-        own = self.likelihood.trees and not decoding.get("do_sample") and set(decoding) <= DECODING
+        """As Respondent's; what is not greedy, and a model that heeds no trees, by transformers' `generate`.
+
+        So is a task that may cross where longrope turns: all that was read before is then read again.
+        """
+        longest, turn = max(map(len, prompts), default=0) + most, self.likelihood.turn
+        plain = not decoding.get("do_sample") and set(decoding) <= DECODING
+        own = plain and self.likelihood.trees and (turn is None or longest <= turn)
         answers = (
             self.generation.complete(prompts, stops, most, seen)
             if own
