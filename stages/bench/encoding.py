@@ -19,27 +19,25 @@ class Encoder:
         """`prefix` is the token that stands before a text without context."""
         self.tokenizer, self.prefix = tokenizer, prefix
         self.begins = tokenizer.decode(prefix)
-        # A chat template writes its own special tokens; the tokenizer must not add them again
-        self.special = {"add_special_tokens": False} if tokenizer.chat_template else {}
 
     def encode(self, texts: Sequence[str], add_special_tokens: bool | None = None) -> dict[str, list[int]]:
-        """Token ids of each different text."""
+        """Token ids of each different text; None adds special ones unless the first is there, as `hf`."""
         groups: dict[bool | None, list[str]] = defaultdict(list)
         for text in dict.fromkeys(texts):
             begun = add_special_tokens is None and has_bos_prefix(text, self.begins)
             groups[False if begun else add_special_tokens].append(text)
         found: dict[str, list[int]] = {}
         for special, group in groups.items():
-            named = self.special if special is None else {"add_special_tokens": special}
+            named = {} if special is None else {"add_special_tokens": special}
             ids = self.tokenizer(group, return_attention_mask=False, **named)["input_ids"]
             found.update(zip(group, ids, strict=True))
         return found
 
-    def pairs(self, texts: Sequence[tuple[str, str]]) -> list[Pair]:
+    def pairs(self, texts: Sequence[tuple[str, str]], add_special_tokens: bool | None = None) -> list[Pair]:
         """Of each (context, answer): spaces that end a context belong to the answer, no context is the prefix token."""
         heads = [context.rstrip() for context, _ in texts]
         wholes = [context + answer for context, answer in texts]
-        encoded = self.encode([*heads, *wholes])
+        encoded = self.encode([*heads, *wholes], add_special_tokens)
         alone = self.encode([answer for context, answer in texts if context == ""], False)
         found = []
         for (context, answer), head, whole in zip(texts, heads, wholes, strict=True):

@@ -190,17 +190,20 @@ def _check_own(names: list[str]) -> None:
 
 
 def _set_decoding(cfg: Bench, task: Any, model: Respondent) -> None:
+    from lm_eval.models.utils import normalize_gen_kwargs
+
     if not model.tokenizer.chat_template:
         raise ValueError(
             f"{model.source} has no chat template, and {task.task_name} asks through it: "
             "use a chat model, or lm-eval's own tasks"
         )
     task.render = model.apply_chat_template
+    model.rendered.add(str(task.task_name))
     if task.get_config("output_type") == "generate_until":
-        own = task.get_config("generation_kwargs")
-        length = own.get("max_gen_toks", cfg.prompt.max_new_tokens)
-        decoding = {"until": [model.end, *own.get("until", [])], "max_gen_toks": length}
-        task.set_config("generation_kwargs", decoding, update=True)
+        # It knows all names of the length, and one stop string in place of a list
+        own = normalize_gen_kwargs(task.get_config("generation_kwargs"), cfg.prompt.max_new_tokens)
+        stops = [stop for stop in own["until"] if stop]
+        task.set_config("generation_kwargs", {**own, "until": [model.end, *stops]})
 
 
 def _set_aggregation(name: str, task: Any) -> dict[str, Callable[[list[Any]], float]]:

@@ -34,7 +34,7 @@ class Foreign(Respondent):
         _check_arguments(variant)
         folder = Path(variant.path)
         config = AutoConfig.from_pretrained(base_of(folder) or folder)
-        super().__init__(variant.path, AutoTokenizer.from_pretrained(folder), config, kept)
+        super().__init__(variant.path, AutoTokenizer.from_pretrained(folder), config, cfg.seed, kept)
         self.room = self.max_length - 1  # a server writes a token after what it scores
         self.what = f"back end {variant.backend.name} of {variant.path}"
         self.inner = self._start(variant.backend, arguments(cfg, variant, self))
@@ -62,7 +62,18 @@ class Foreign(Respondent):
         requests = [
             Instance("generate_until", {}, (text, dict(asked)), number) for number, text in enumerate(texts)
         ]
-        return [str(text) for text in self._asked(requests, self.inner.generate_until, seen)]
+        plain = self.encoder.encode(texts, False)
+        found = [""] * len(texts)
+        for special in (False, True):
+            # The back end makes tokens of a text itself: of the same text the same as ours
+            self.inner.add_bos_token = special
+            mine = [
+                number for number, text in enumerate(texts) if (prompts[number] != plain[text]) is special
+            ]
+            answers = self._asked([requests[number] for number in mine], self.inner.generate_until, seen)
+            for number, answer in zip(mine, answers, strict=True):
+                found[number] = str(answer)
+        return found
 
     def _start(self, backend: Backend, given: dict[str, Any]) -> Any:
         from lm_eval.api.registry import get_model
@@ -113,8 +124,6 @@ def arguments(cfg: Bench, variant: Variant, asked: Respondent) -> dict[str, Any]
             "tokenizer_backend": "huggingface",
             "seed": cfg.seed,
             "max_length": asked.max_length,
-            # A chat template writes the first token itself
-            "add_bos_token": asked.encoder.encode(["a"])["a"][:1] == [asked.tokenizer.bos_token_id],
         },
     }
     return known[variant.backend] | variant.model_args
@@ -129,6 +138,11 @@ def _check_arguments(variant: Variant) -> None:
         )
     if "@" in str(given.get("base_url", "")):
         raise ValueError("variants.<name>.model_args.base_url has a user in it: set OPENAI_API_KEY instead")
+    if "add_bos_token" in given:
+        raise ValueError(
+            f"variants.<name>.model_args.add_bos_token of {variant.path}: the tokenizer and the chat template say what "
+            "a prompt begins with; leave it out"
+        )
     if given.get("trust_remote_code"):
         raise ValueError("variants.<name>.model_args.trust_remote_code: no model's own code is run here")
     if variant.backend is Backend.completions and not given.get("base_url"):

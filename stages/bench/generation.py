@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from stages.bench.cache import growing_cache
-from stages.bench.likelihood import free_memory, out_of_memory, sliding_window
+from stages.bench.likelihood import sliding_window
 from stages.bench.ranks import ALONE, Ranks
+from stages.common.memory import give_back_memory, out_of_memory
 
 log = logging.getLogger("lathe")
 WORTH_SHARING = 16  # tokens
@@ -47,14 +48,16 @@ class Generation:
         found: dict[int, list[int]] = {}
         while order:
             batch = order[: self.rows]
+            answers: list[list[int]] | None = None
             try:
                 answers = self._batch([prompts[index] for index in batch], stops, most)
-            except RuntimeError as error:
+            except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or self.rows == 1:
                     raise
                 self.rows, self.stem = max(1, len(batch) // 2), ([], None)
                 log.warning("out of memory: bench.batch_size is halved to %d", self.rows)
-                free_memory()
+            if answers is None:
+                give_back_memory()
                 continue
             for index, answer in zip(batch, answers, strict=True):
                 found[index] = answer
@@ -149,7 +152,8 @@ class Generation:
         return self._holds(answer[-look:], stops) and self._holds(answer, stops)
 
     def _holds(self, tokens: list[int], stops: list[str]) -> bool:
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True) if stops else ""
+        # With special tokens, as `hf` looks for them: a stop string may be one, of a task made for another model
+        text = self.tokenizer.decode(tokens) if stops else ""
         return any(stop in text for stop in stops)
 
     def _cache(self, stem: list[int], rows: int) -> Any:

@@ -19,6 +19,7 @@ from stages.bench.cache import growing_cache
 from stages.bench.encoding import Pair
 from stages.bench.ranks import ALONE, Ranks
 from stages.bench.tree import Ints, Row, behind, plan
+from stages.common.memory import give_back_memory, out_of_memory
 
 log = logging.getLogger("lathe")
 Scored = tuple[float, bool]
@@ -37,7 +38,7 @@ class Likelihood:
         """`tokens` is the most that one forward pass reads, but for a longer sequence; `apart`: one sequence a pass."""
         self.model, self.ranks = model, ranks
         self.asked = self.tokens = 1 if apart else tokens
-        self.window = sliding_window(model.config)
+        self.window, self.turn = sliding_window(model.config), turning_length(model.config)
         self.vocabulary = model.get_output_embeddings().weight.shape[0]
         self.picks = "logits_to_keep" in inspect.signature(model.forward).parameters
         stateful = getattr(model, "_is_stateful", False)
@@ -60,12 +61,12 @@ class Likelihood:
                     seen(index not in found)
                     found[index] = scored
                 break
-            except RuntimeError as error:
+            except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or self.tokens == 1:
                     raise
                 self.tokens //= 2
                 log.warning("out of memory: bench.batch_tokens is halved to %d", self.tokens)
-                free_memory()
+            give_back_memory()
             left = [index for index in _members(rows) if index not in found]
             rows = self._rows(sequences, counts, left, self.tokens)
         found = self.ranks.merged(found)
@@ -75,11 +76,17 @@ class Likelihood:
         self, sequences: Sequence[Ints], counts: Sequence[int], chosen: Sequence[int], tokens: int
     ) -> list[Row]:
         """Rows of a tree of the chosen sequences, or padded batches; their members are indices of all sequences."""
-        mine, own = [sequences[index] for index in chosen], [counts[index] for index in chosen]
-        most = max(1, LOGITS // self.vocabulary)
-        fits = self.window is None or max(map(len, mine), default=0) <= self.window
-        rows = plan(mine, own, tokens, most) if self.trees and fits else _padded(mine, own, tokens, most)
-        return [replace(row, members=[chosen[member] for member in row.members]) for row in rows]
+        lengths = [len(sequences[index]) for index in chosen]
+        fits = self.window is None or max(lengths, default=0) <= self.window
+        cut = plan if self.trees and fits else _padded
+        far = [self.turn is not None and length > self.turn for length in lengths]
+        rows = []
+        for side in (False, True):
+            group = [index for index, beyond in zip(chosen, far, strict=True) if beyond is side]
+            mine, own = [sequences[index] for index in group], [counts[index] for index in group]
+            for row in cut(mine, own, tokens, max(1, LOGITS // self.vocabulary)):
+                rows.append(replace(row, members=[group[member] for member in row.members]))
+        return rows
 
     def _share(self, rows: list[Row]) -> list[Row]:
         """This process's rows, after those whose cache the first needs: the same passes as one process makes."""
@@ -200,6 +207,19 @@ def _padded(sequences: list[Ints], counts: list[int], budget: int, most: int) ->
         yield Row(0, nothing, nothing, nothing, members, scored)
 
 
+def turning_length(config: Any) -> int | None:
+    """The length of a pass beyond which longrope (arXiv:2402.13753) turns every position otherwise; None without.
+
+    Of other kinds, only dynamic NTK heeds the length, beyond max_position_embeddings, which no prompt outruns.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(each for each in rope.values() if isinstance(each, dict))]  # one for each type of layer
+    turns = [
+        kind["original_max_position_embeddings"] for kind in kinds if kind.get("rope_type") == "longrope"
+    ]
+    return int(min(turns)) if turns else None
+
+
 def sliding_window(config: Any) -> int | None:
     """How many tokens back the nearest-sighted layer sees; None where every layer sees all."""
     text = config.get_text_config()
@@ -209,14 +229,3 @@ def sliding_window(config: Any) -> int | None:
     if layers is not None and "chunked_attention" in layers:
         window = getattr(text, "attention_chunk_size", None)
     return int(window) if window else None
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch raised it for want of memory, on a GPU or a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-def free_memory() -> None:
-    """Give back what torch keeps of the GPU's."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -29,7 +29,7 @@ class Scorer(Respondent):
     def __init__(self, cfg: Bench, variant: Variant, kept: Path | None = None, ranks: Ranks = ALONE) -> None:
         """Load the variant; answers are kept under `kept` task by task. Raises ValueError as `load` does."""
         self.model, tokenizer = load(variant)
-        super().__init__(variant.path, tokenizer, self.model.config, kept, ranks)
+        super().__init__(variant.path, tokenizer, self.model.config, cfg.seed, kept, ranks)
         self._device = self.model.device
         self.model.generation_config = greedy(self.model, tokenizer)
         self.model.register_forward_hook(self._refuse_nan)
@@ -52,8 +52,13 @@ class Scorer(Respondent):
         decoding: dict[str, Any],
         seen: Seen,
     ) -> list[str]:
-        """As Respondent's; what is not greedy, and a model that heeds no trees, by transformers' `generate`."""
-        own = self.likelihood.trees and not decoding.get("do_sample") and set(decoding) <= DECODING
+        """As Respondent's; what is not greedy, and a model that heeds no trees, by transformers' `generate`.
+
+        So is a task that may cross where longrope turns: all that was read before is then read again.
+        """
+        longest, turn = max(map(len, prompts), default=0) + most, self.likelihood.turn
+        plain = not decoding.get("do_sample") and set(decoding) <= DECODING
+        own = plain and self.likelihood.trees and (turn is None or longest <= turn)
         answers = (
             self.generation.complete(prompts, stops, most, seen)
             if own

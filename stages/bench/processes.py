@@ -39,7 +39,7 @@ def respondent(cfg: Bench, variant: Variant, work: Path) -> Respondent:
     work.mkdir(parents=True, exist_ok=True)
     write_json(work / JOB, {"bench": plain(asdict(cfg)), "variant": plain(asdict(variant))})
     start(Team(WORKER, count), work, "the next run asks no finished task again")
-    return Answered(variant, work)
+    return Answered(cfg, variant, work)
 
 
 def processes() -> int:
@@ -61,11 +61,11 @@ def read_job(work: Path) -> tuple[Bench, Variant]:
 class Answered(Respondent):
     """A variant that other processes have asked: whatever is asked of it is kept."""
 
-    def __init__(self, variant: Variant, kept: Path) -> None:
+    def __init__(self, cfg: Bench, variant: Variant, kept: Path) -> None:
         """Tokenizer and configuration alone."""
         folder = Path(variant.path)
         config = AutoConfig.from_pretrained(base_of(folder) or folder)
-        super().__init__(variant.path, AutoTokenizer.from_pretrained(folder), config, kept)
+        super().__init__(variant.path, AutoTokenizer.from_pretrained(folder), config, cfg.seed, kept)
 
     def score(self, pairs: Sequence[Pair], seen: Seen) -> list[tuple[float, bool]]:
         """Never needed."""

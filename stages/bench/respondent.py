@@ -7,12 +7,14 @@ lost system turn.
 from __future__ import annotations
 
 import functools
+import hashlib
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jinja2.exceptions import TemplateError
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
@@ -51,15 +53,18 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     """A model as lm-eval sees it; a subclass scores and completes tokens."""
 
     def __init__(
-        self, source: str, tokenizer: Any, config: Any, kept: Path | None, ranks: Ranks = ALONE
+        self, source: str, tokenizer: Any, config: Any, seed: int, kept: Path | None, ranks: Ranks = ALONE
     ) -> None:
         """`config` is the model's; answers are kept under `kept` task by task, by the first process of several."""
         super().__init__()
-        self.source, self.responses = source, Responses(kept, writes=ranks.rank == 0)
+        self.source, self.seed, self.responses = source, seed, Responses(kept, writes=ranks.rank == 0)
         self.tokenizer = configure_pad_token(tokenizer, model_config=config)
         self.max_length = resolve_max_length(config, tokenizer)
         self.room = self.max_length + 1  # tokens of context and answer: the last one is never read
         self.encoder = Encoder(self.tokenizer, self.prefix_token_id)
+        self.rendered: set[str] = (
+            set()
+        )  # tasks whose prompts the chat template has written, to the first token
 
     @abstractmethod
     def score(self, pairs: Sequence[Pair], seen: Seen) -> list[tuple[float, bool]]:
@@ -123,8 +128,8 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[Nats, bool]]:
         """(nats, greedy) of each (context, answer)."""
 
-        def ask(texts: list[tuple[str, str]]) -> list[Any]:
-            return self._score(self.encoder.pairs(texts), disable_tqdm)
+        def ask(texts: list[tuple[str, str]], special: bool | None) -> list[Any]:
+            return self._score(self.encoder.pairs(texts, special), disable_tqdm)
 
         found = self._by_task("loglikelihood", requests, ask)
         return [(Nats(nats, tokens), is_greedy) for nats, tokens, is_greedy in found]
@@ -132,7 +137,7 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Nats]:
         """Nats of whole texts, in windows of the model's context, each token scored once."""
 
-        def ask(asked: list[tuple[str]]) -> list[Any]:
+        def ask(asked: list[tuple[str]], _: bool | None) -> list[Any]:
             windows = self.encoder.windows([text for (text,) in asked], self.room - 1)
             scored = iter(self._score([pair for found in windows for pair in found], disable_tqdm))
             parts = [[next(scored) for _ in found] for found in windows]
@@ -144,7 +149,7 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each context, up to a stop string of the request."""
 
-        def ask(asked: list[tuple[str, dict[str, Any]]]) -> list[str]:
+        def ask(asked: list[tuple[str, dict[str, Any]]], special: bool | None) -> list[str]:
             groups: dict[str, list[int]] = defaultdict(list)
             for index, (_, decoding) in enumerate(asked):
                 groups[repr(decoding)].append(index)
@@ -152,38 +157,52 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
             with _bar(len(asked), "generate", disable_tqdm) as bar:
                 for indices in groups.values():
                     contexts, decoding = [asked[index][0] for index in indices], dict(asked[indices[0]][1])
-                    answers = self._generate(contexts, decoding, bar.update)
+                    answers = self._generate(contexts, special, decoding, bar.update)
                     for index, answer in zip(indices, answers, strict=True):
                         found[index] = answer
             return found
 
         return self._by_task("generate", requests, ask)
 
-    def _by_task(self, kind: str, requests: list[Instance], ask: Callable[[Any], list[Any]]) -> list[Any]:
-        """Answers in the requests' order, a task at a time, so that each is kept when it is done."""
+    def _by_task(
+        self, kind: str, requests: list[Instance], ask: Callable[[Any, bool | None], list[Any]]
+    ) -> list[Any]:
+        """Answers in the requests' order, a task at a time, so that each is kept when it is done.
+
+        `ask` is told whether the tokenizer adds its special tokens: not to what the chat template has written.
+        """
         tasks: dict[str, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
             tasks[str(request.task_name)].append(index)
         found: list[Any] = [None] * len(requests)
         for task, indices in tasks.items():
             asked = [requests[index].args for index in indices]
-            answers = self.responses.of(kind, task, asked, functools.partial(ask, asked))
+            special = False if task in self.rendered else None
+            # What a task draws must not depend on which others were asked before
+            torch.manual_seed(int(hashlib.sha256(f"{self.seed} {task}".encode()).hexdigest()[:15], 16))
+            answers = self.responses.of(kind, task, asked, functools.partial(ask, asked, special))
             for index, answer in zip(indices, answers, strict=True):
                 found[index] = answer
         return found
 
     def _generate(
-        self, contexts: list[str], asked: dict[str, Any], seen: Callable[[float], object]
+        self,
+        contexts: list[str],
+        special: bool | None,
+        asked: dict[str, Any],
+        seen: Callable[[float], object],
     ) -> list[str]:
         decoding: dict[str, Any] = normalize_gen_kwargs(asked)
         most = decoding.pop("max_gen_toks")
         eos = self.tokenizer.decode(self.eot_token_id)
         stops = [stop for stop in handle_stop_sequences(decoding.pop("until", None), eos) if stop]
-        encoded = self.encoder.encode(contexts)
+        encoded = self.encoder.encode(contexts, special)
         longest = max(contexts, key=lambda context: len(encoded[context]))
         if len(encoded[longest]) > self.max_length - most:
             self._refuse_length(len(encoded[longest]), self.max_length - most, longest)
         prompts = [encoded[context] for context in contexts]
+        if not all(prompts):
+            self._refuse_empty([], [])
         texts = self.complete(contexts, prompts, stops, most, decoding, seen)
         return [postprocess_generated_text(text, stops, None) for text in texts]
 
@@ -196,6 +215,8 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     def _score(self, pairs: Sequence[Pair], disable_tqdm: bool) -> list[tuple[float, int, bool]]:
         """(nats, tokens of the answer, greedy)."""
         for context, answer in pairs:
+            if not context or not answer:
+                self._refuse_empty(context, answer)
             if len(context) + len(answer) > self.room:
                 text = self.tokenizer.decode(context + answer)
                 self._refuse_length(len(context) + len(answer), self.room, text)
@@ -205,6 +226,18 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
             (nats, len(answer), is_greedy)
             for (nats, is_greedy), (_, answer) in zip(scored, pairs, strict=True)
         ]
+
+    def _refuse_empty(self, context: list[int], answer: list[int]) -> None:
+        text = repr(self.tokenizer.decode(context + answer)[-60:])
+        if context:
+            raise ValueError(
+                f"an answer after {text} has no token of its own: it is empty, or {self.source}'s tokenizer merges it "
+                "with the text before; look at doc_to_choice, doc_to_target and target_delimiter of the task"
+            )
+        raise ValueError(
+            f"no token stands before the answer {text}: the question is blank, and {self.source}'s tokenizer begins "
+            "with none; look at doc_to_text of the task, or drop the row"
+        )
 
     def _refuse_length(self, tokens: int, room: int, text: str) -> None:
         raise ValueError(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 from stages.common.agent import PARENT, leave, leave_word
 from stages.common.process import die_with_parent, importing
 from stages.common.run import hush, seed_everything
+
+# The slowest process's share of a task may take hours, and gloo gives up after half an hour. One that dies ends all.
+PATIENCE = timedelta(days=7)
 
 
 def main(work: Path) -> None:
@@ -33,7 +37,8 @@ def main(work: Path) -> None:
     seed_everything(cfg)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    torch.distributed.init_process_group("gloo")  # what is exchanged is small and on the CPU
+    # What is exchanged is small and on the CPU
+    torch.distributed.init_process_group("gloo", timeout=PATIENCE)
     try:
         answer(cfg, Scorer(cfg, variant, work, Ranks(rank, world)))
     except ValueError as error:

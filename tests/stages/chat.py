@@ -75,6 +75,17 @@ def byte_level(marks: list[str]) -> Any:
     return tokenizer
 
 
+def beginning(tokenizer: Any, template: str) -> Any:
+    """The tokenizer with a first token that it writes itself, as Llama's does, and the chat template."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)]
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
 def encoder(tokenizer: Any, template: str) -> Encoder:
     tokenizer.chat_template = template
     return Encoder(tokenizer)

@@ -328,6 +328,33 @@ def test_a_task_of_lm_evals_own_runs_by_name_beside_ours(workspace: Path, tiny_m
         main(section("hellaswag"), "base", variant(tiny_model))
 
 
+def test_an_answer_or_question_without_a_token_is_refused(tiny_model: Path) -> None:
+    """Its score would be its neighbour's."""
+    from lm_eval.api.instance import Instance
+
+    from stages.bench.model import Scorer
+
+    scorer = Scorer(section("heldout_loss"), variant(tiny_model))
+
+    def refused(asked: tuple[str, str], expected: str) -> None:
+        with pytest.raises(ValueError, match=expected) as caught:
+            scorer.loglikelihood(
+                [
+                    Instance("loglikelihood", {}, text, 0, ("t", 0, 1))
+                    for text in (("a", "b"), asked, ("a", "c"))
+                ]
+            )
+        assert "\n" not in str(caught.value)
+
+    refused(("is it?", ""), r"an answer after 'is it\?' has no token of its own: .*doc_to_choice")
+    refused(("", ""), r"an answer after '<\|bos\|>' has no token of its own")
+    refused((" ", "yes"), "no token stands before the answer ' yes': the question is blank")
+    with pytest.raises(ValueError, match="no token stands before the answer '': the question is blank"):
+        scorer.generate_until(
+            [Instance("generate_until", {}, (text, {}), 0, ("t", 0, 1)) for text in ("a", "")]
+        )
+
+
 @pytest.mark.parametrize("task", ["helpdesk_triage", "heldout_loss"])
 def test_a_model_of_nan_is_refused(workspace: Path, tiny_model: Path, task: str) -> None:
     from safetensors.torch import load_file, save_file

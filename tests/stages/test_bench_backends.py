@@ -14,6 +14,7 @@ import pytest
 from stages.bench.__main__ import main
 from stages.bench.config import Backend, Bench, Precision, Variant
 from stages.common.prompt import Prompt
+from tests.stages.chat import beginning
 from tests.stages.completions_server import Server, serving
 from tests.stages.test_bench import NO_CODE, ROWS, items, write
 
@@ -71,6 +72,39 @@ def test_transformers_as_lm_eval_runs_it_gives_the_numbers_of_our_own_engine(wor
     same(scored("hf", on(Backend.hf)), scored("own", on(Backend.own)))
 
 
+@pytest.mark.parametrize("first", ["", "{{ bos_token }}"])
+def test_a_first_token_is_written_once_and_where_the_template_writes_none_our_tasks_have_none(
+    workspace: Path, server: Server, first: str
+) -> None:
+    """As in training: the tokenizer adds nothing to what its chat template has written. Other prompts begin with it."""
+    from lm_eval.api.instance import Instance
+    from transformers import AutoTokenizer
+
+    from stages.bench.foreign import Foreign
+
+    tokenizer = AutoTokenizer.from_pretrained("models/base")
+    plain = str(tokenizer.chat_template).removeprefix("{{ bos_token }}")
+    beginning(tokenizer, first + plain).save_pretrained("models/base")
+    bos = tokenizer.bos_token_id
+    own, served = on(Backend.own), on(Backend.completions, base_url=server.url)
+    server.seen.clear()
+    expected = scored("own", own)
+    same(scored("served", served), expected)
+    same(scored("hf", on(Backend.hf)), expected)
+    prompts = [line for asked in server.seen for line in asked["prompt"]]
+    assert {(line[0] == bos, line.count(bos)) for line in prompts} == {(bool(first), len(first[:1]))}
+    server.seen.clear()
+    asked = [
+        Instance("generate_until", {}, (text, {"max_gen_toks": 2}), 0, ("other", 0, 1))
+        for text in ("plain", "<|bos|>begun")
+    ]
+    Foreign(CFG, served).generate_until(asked)
+    found = [line for asked in server.seen for line in asked["prompt"]]
+    assert sorted(found) == sorted(
+        tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("<|bos|>plain", "<|bos|>begun")
+    )
+
+
 def refused(variant: Variant, match: str, cfg: Bench = CFG) -> None:
     with pytest.raises(ValueError, match=match) as no:
         main(cfg, "x", variant)
@@ -85,6 +119,7 @@ def test_what_a_back_end_lacks_is_one_clear_line(
     refused(on(Backend.completions), r"completions of models/base needs model_args: \{base_url: ")
     refused(on(Backend.completions, base_url="http://a@b/v1"), "has a user in it: set OPENAI_API_KEY")
     refused(on(Backend.completions, auth_token="t"), "auth_token would stand in params.yaml and git")
+    refused(on(Backend.hf, add_bos_token=True), "the tokenizer and the chat template say what")
     refused(on(Backend.hf, trust_remote_code=True), "no model's own code is run here")
     refused(on(Backend.hf, nonsense=1), r"back end hf of models/base failed \(TypeError: .*nonsense")
     refused(on(Backend.own, dtype="float16"), "mean nothing to backend: own; leave them empty")

@@ -1,6 +1,7 @@
 """bench's engine against the `lm_eval` command line: per item the same answers, scores and log-likelihoods.
 
-Six shapes of task on three architectures with random weights, and numeric match on GSM8K's real questions.
+Six shapes of task on three architectures with random weights, and numeric match on GSM8K's real questions. Then a
+tokenizer that writes a first token, with a chat template: applied or not, and one that writes that token too or not.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.stages.chat import beginning
 
 pytestmark = pytest.mark.slow
 GSM8K = Path(__file__).resolve().parents[3] / "shared/data/gsm8k/test.jsonl"
@@ -53,6 +56,20 @@ TASKS = {
 }  # fmt: skip
 
 
+# Folder: its chat template, and whether it is applied
+TURNS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}{{ 'assistant:' }}"
+CHATS = {
+    "left": ("{{ bos_token }}" + TURNS, False),
+    "begins": ("{{ bos_token }}" + TURNS, True),
+    "bare": (TURNS, True),
+}
+CHAT_TASKS = ["choice_short", "perplexity", "greedy"]
+STOP = "<stop>"
+STOPPED = f"{ASKED}doc_to_target: answer\nnum_fewshot: 0\n{MEAN}" + (
+    f"output_type: generate_until\ngeneration_kwargs: {{until: {STOP}, do_sample: false, max_gen_toks: 24}}\n"
+)
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tasks/*.yaml, their items, and a folder for each model."""
@@ -62,7 +79,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     questions = lines()
     items.write_text("".join(json.dumps(item(question)) + "\n" for question in questions))
     data = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {items}, train: {items}}}}}\n"
-    for name, body in TASKS.items():
+    for name, body in (TASKS | {"greedy_stopped": STOPPED}).items():
         text = (
             f"task: {name}\n{data}test_split: test\nfewshot_split: train\n{body}metadata: {{version: 1.0}}\n"
         )
@@ -71,6 +88,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in KINDS:
         model_of(kind, len(tokenizer)).save_pretrained(folder / kind)
         tokenizer.save_pretrained(folder / kind)
+    stopping(tokenizer, folder / "stops")
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    for name, (template, _) in CHATS.items():
+        model_of("llama", len(tokenizer)).save_pretrained(folder / name)
+        beginning(tokenizer, template).save_pretrained(folder / name)
     return folder
 
 
@@ -112,6 +134,18 @@ def tokenizer_of(texts: list[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", pad_token="<pad>")
 
 
+def stopping(tokenizer: Any, folder: Path) -> None:
+    """A model that often writes a special token which ends nothing by itself."""
+    import torch
+
+    tokenizer.add_special_tokens({"additional_special_tokens": [STOP]})
+    model = model_of("llama", len(tokenizer))
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.convert_tokens_to_ids(STOP)] *= 2
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def model_of(kind: str, vocabulary: int) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -129,7 +163,7 @@ def model_of(kind: str, vocabulary: int) -> Any:
     return model
 
 
-def theirs(bench: Path, kind: str) -> dict[str, list[dict[str, Any]]]:
+def theirs(bench: Path, kind: str, tasks: list[str], *more: str) -> dict[str, list[dict[str, Any]]]:
     """Samples of the command line."""
     command = [
         *(
@@ -141,7 +175,7 @@ def theirs(bench: Path, kind: str) -> dict[str, list[dict[str, Any]]]:
             "--batch_size",
             "4",
         ),
-        *("--model_args", f"pretrained={bench / kind},dtype=float32", "--tasks", ",".join(TASKS)),
+        *("--model_args", f"pretrained={bench / kind},dtype=float32", "--tasks", ",".join(tasks)),
         *(
             "--include_path",
             str(bench / "tasks"),
@@ -149,15 +183,18 @@ def theirs(bench: Path, kind: str) -> dict[str, list[dict[str, Any]]]:
             "--output_path",
             str(bench / "out" / kind),
         ),
+        *more,
     ]
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(bench / "home"), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    files = {name: next((bench / "out" / kind).rglob(f"samples_{name}_*.jsonl")) for name in TASKS}
+    files = {name: next((bench / "out" / kind).rglob(f"samples_{name}_*.jsonl")) for name in tasks}
     return {name: [json.loads(line) for line in path.open()] for name, path in files.items()}
 
 
-def ours(bench: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
+def ours(
+    bench: Path, kind: str, tasks: list[str], monkeypatch: pytest.MonkeyPatch, *, chat: bool = False
+) -> dict[str, list[dict[str, Any]]]:
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
@@ -168,12 +205,15 @@ def ours(bench: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, l
     from tests.stages.test_bench import NO_CODE
 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(bench / "cache"))
-    cfg = Bench(1, 1, "equal", list(TASKS), 0, 7, 200, Prompt("none", "", [], 256), 0, False, [], NO_CODE)
+    cfg = Bench(1, 1, "equal", tasks, 0, 7, 200, Prompt("none", "", [], 256), 0, chat, [], NO_CODE)
     scorer = Scorer(cfg, Variant(str(bench / kind), "", Precision.fp32, Backend.own, {}))
     assert scorer.likelihood.trees
     compile_templates_once()
     manager = TaskManager(include_path=str(bench / "tasks"), include_defaults=False)
-    results = simple_evaluate(scorer, tasks=list(TASKS), task_manager=manager, bootstrap_iters=0)
+    results = simple_evaluate(
+        scorer, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+    )  # fmt: skip
     found: dict[str, list[dict[str, Any]]] = results["samples"]
     return found
 
@@ -182,10 +222,33 @@ def ours(bench: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, l
 def test_every_item_is_answered_and_scored_as_by_lm_eval(
     bench: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, found = theirs(bench, kind), ours(bench, kind, monkeypatch)
-    for task in TASKS:
-        assert len(found[task]) == len(expected[task]) == 30
-        for mine, other in zip(found[task], expected[task], strict=True):
+    tasks = list(TASKS)
+    same_items(theirs(bench, kind, tasks), ours(bench, kind, tasks, monkeypatch))
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_a_first_token_stands_where_lm_eval_has_it(
+    bench: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not where `hf` finds it already there; a template that is in the folder and not applied changes nothing."""
+    applied = CHATS[name][1]
+    found = ours(bench, name, CHAT_TASKS, monkeypatch, chat=applied)
+    same_items(theirs(bench, name, CHAT_TASKS, *(["--apply_chat_template"] if applied else [])), found)
+
+
+def test_a_stop_string_may_be_a_special_token(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a batch `hf` writes on behind it while another row goes on, so it is asked one by one."""
+    tasks = ["greedy_stopped"]
+    found = ours(bench, "stops", tasks, monkeypatch)
+    lengths = {len(item["filtered_resps"][0]) for item in found["greedy_stopped"]}
+    assert min(lengths) < 5 and len(lengths) > 10  # some are stopped early
+    same_items(theirs(bench, "stops", tasks, "--batch_size", "1"), found)
+
+
+def same_items(expected: dict[str, list[dict[str, Any]]], found: dict[str, list[dict[str, Any]]]) -> None:
+    for task, others in expected.items():
+        assert len(found[task]) == len(others) == 30
+        for mine, other in zip(found[task], others, strict=True):
             assert mine["doc_id"] == other["doc_id"] and mine["prompt_hash"] == other["prompt_hash"]
             same(task, mine["filtered_resps"], other["filtered_resps"])
             for metric in other["metrics"]:
@@ -196,7 +259,7 @@ def test_every_item_is_answered_and_scored_as_by_lm_eval(
 def same(task: str, mine: list[Any], other: list[Any]) -> None:
     """Equal texts; (nats, greedy) and nats within NATS. The command line writes numbers and flags as texts."""
     for one, two in zip(mine, other, strict=True):
-        if task in ("greedy", "number"):
+        if task in ("greedy", "greedy_stopped", "number"):
             assert one == two
         elif isinstance(one, tuple):
             assert float(one[0]) == pytest.approx(float(two[0]), abs=NATS)

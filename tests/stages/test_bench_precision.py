@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,13 @@ def test_an_adapter_on_a_base_of_fewer_bits(model: Path, precision: Precision) -
 def test_without_the_library_the_line_says_what_to_install(
     model: Path, precision: Precision, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def version(name: str) -> str:
+        if name == "bitsandbytes":
+            raise PackageNotFoundError(name)
+        return "1"
+
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setattr("stages.bench.fingerprint.version", version)
     with pytest.raises(
         ValueError, match=f"precision {precision.name} of .* needs bitsandbytes: .*requirements-qlora"
     ) as no:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,15 @@ import pytest
 from stages.bench.__main__ import main
 from stages.bench.config import Backend, Bench, Precision, Variant
 from stages.bench.ranks import Ranks
+from stages.common.agent import plain
+from stages.common.files import write_json
 from stages.common.prompt import Example, Prompt
 from tests.small_project import HOUSE
 from tests.stages.test_bench import NO_CODE, ROWS, answer, row, write
 
 TASKS = ["heldout_loss", "helpdesk_intent", "helpdesk_triage"]
 PROMPT = Prompt("p", "You triage.", [Example("my line is dead", answer("Done."))], 12)
+VARIANT = Variant("models/base", "", Precision.fp32, Backend.own, {})
 CFG = Bench(7, 1, "sample", TASKS, 0, 2, 160, PROMPT, 1, True, ["style"], NO_CODE)
 
 
@@ -39,8 +44,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path)
     return tmp_path
 
 
-def run(name: str, path: str = "models/base") -> bytes:
-    main(CFG, name, Variant(path, "", Precision.fp32, Backend.own, {}))
+def run(name: str) -> bytes:
+    main(CFG, name, VARIANT)
     return Path(f"data/results/{name}.parquet").read_bytes()
 
 
@@ -68,6 +73,30 @@ def test_what_stops_a_process_is_the_stages_one_line(
     monkeypatch.setenv("LATHE_BENCH_PROCESSES", "many")
     with pytest.raises(ValueError, match="LATHE_BENCH_PROCESSES='many': give a number"):
         run("base")
+
+
+def test_a_process_waits_for_days_for_the_slowest(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gloo's own half an hour is less than a share of a large task may take."""
+    import torch
+
+    from stages.bench import worker
+
+    class Met(Exception):
+        """In place of the other processes."""
+
+    def meet(backend: str, timeout: timedelta) -> None:
+        assert backend == "gloo" and timeout >= timedelta(days=1)
+        raise Met
+
+    write_json(Path("job.json"), {"bench": plain(asdict(CFG)), "variant": plain(asdict(VARIANT))})
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LATHE_PARENT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(worker, "die_with_parent", lambda _: None)
+    monkeypatch.setattr(worker, "seed_everything", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.distributed, "init_process_group", meet)
+    with pytest.raises(Met):
+        worker.main(Path())
 
 
 def pairs() -> list[tuple[list[int], list[int]]]:

@@ -232,6 +232,31 @@ def test_a_yaml_names_its_scorers_and_each_is_the_reference_on_what_the_model_wr
     assert Path("data/results/again.parquet").read_bytes() == Path("data/results/base.parquet").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("told", "stops", "most"),
+    [
+        ("until: two words, max_new_tokens: 3", ["<|end|>", "two words"], 3),
+        ("until: [a, b], max_tokens: 4", ["<|end|>", "a", "b"], 4),
+        ("max_gen_toks: 5", ["<|end|>"], 5),
+        ("do_sample: false", ["<|end|>"], 12),
+    ],
+)
+def test_a_yaml_says_where_an_answer_ends_by_any_of_lm_evals_names(
+    workspace: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, told: str, stops: list[str], most: int
+) -> None:
+    from stages.bench.generation import Generation
+
+    def watch(self: Generation, prompts: Any, *given: Any) -> list[list[int]]:
+        assert given[:2] == (stops, most)
+        return [[65] for _ in prompts]
+
+    monkeypatch.setattr(Generation, "complete", watch)
+    plain = "{do_sample: false, max_gen_toks: 6}"
+    assert plain in GENERATED
+    write_task("written", ROWS, GENERATED.replace(plain, f"{{{told}}}"))
+    main(section("written"), "base", variant(tiny_model))
+
+
 def test_perplexity_and_bits_per_byte_are_computed_from_logits(workspace: Path, tiny_model: Path) -> None:
     write_task("answers", ROWS, LIKELY.format(kind="loglikelihood"))
     write_task("texts", ROWS, LIKELY.format(kind="loglikelihood_rolling"))

@@ -66,13 +66,14 @@ TREES = set(KINDS) - {"bloom", "mamba"}
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
 
-def model_of(kind: str) -> Any:
+def model_of(kind: str, more: dict[str, Any] | None = None) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(3)
     sizes = {} if kind == "gpt2" else SIZE
-    config = AutoConfig.for_model(kind, vocab_size=90, bos_token_id=0, eos_token_id=1, **sizes | KINDS[kind])
+    own = {"vocab_size": 90, "bos_token_id": 0, "eos_token_id": 1} | sizes | (more or KINDS[kind])
+    config = AutoConfig.for_model(kind, **own)
     model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -96,24 +97,79 @@ def asked() -> list[tuple[list[int], list[int]]]:
     return [*pairs, (stem, tokens(2)), (stem[:7], stem[7:9]), ([5], stem), pairs[0]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_likelihoods_are_those_of_each_sequence_alone(kind: str) -> None:
+def alone(model: Any, pairs: list[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
+    """(nats, greedy) of each, by a pass of its own."""
     import torch
 
-    from stages.bench.likelihood import Likelihood
-
-    model, pairs, expected = model_of(kind), asked(), []
+    expected = []
     for context, answer in pairs:
         with torch.no_grad():
             logits = model(torch.tensor([(context + answer)[:-1]])).logits[0, -len(answer) :]
         likely = logits.log_softmax(-1)[range(len(answer)), answer].sum()
         expected.append((float(likely), logits.argmax(-1).tolist() == answer))
+    return expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_likelihoods_are_those_of_each_sequence_alone(kind: str) -> None:
+    from stages.bench.likelihood import Likelihood
+
+    model, pairs = model_of(kind), asked()
+    expected = alone(model, pairs)
     for budget in (8, 60, 1000):
         engine = Likelihood(model, budget)
         assert engine.trees == (kind in TREES)
         found = engine.score(pairs, lambda _: None)
         assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in expected], abs=1e-3)
         assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+TURN = 32
+LONGROPE = {
+    "pad_token_id": 0, "max_position_embeddings": 256, "original_max_position_embeddings": TURN,
+    "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [3.0, 9.0, 20.0, 40.0]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trees", [True, False])
+@pytest.mark.parametrize("budget", [8, 60, 1000])
+def test_sequences_on_both_sides_of_where_longrope_turns(budget: int, trees: bool) -> None:
+    """A pass that reads one beyond it turns the positions of all that it reads."""
+    from stages.bench.likelihood import Likelihood
+
+    model, pairs = model_of("phi3", LONGROPE), asked()
+    lengths = [len(context + answer) - 1 for context, answer in pairs]
+    assert min(lengths) <= TURN < max(lengths)
+    engine = Likelihood(model, budget)
+    assert engine.trees and engine.turn == TURN
+    engine.trees = trees
+    found, expected = engine.score(pairs, lambda _: None), alone(model, pairs)
+    assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in expected], abs=1e-3)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+
+
+def test_greedy_answers_across_where_longrope_turns_are_those_of_generate(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    import torch
+    from transformers import AutoTokenizer
+
+    from stages.bench.config import Backend, Precision, Variant
+    from stages.bench.model import Scorer
+    from tests.stages.test_bench import section
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.save_pretrained(tmp_path)
+    model_of("phi3", {**LONGROPE, "vocab_size": len(tokenizer)}).save_pretrained(tmp_path)
+    scorer = Scorer(section("x"), Variant(str(tmp_path), "", Precision.fp32, Backend.own, {}))
+    prompts = [list(range(5, 5 + count)) for count in (4, 26, 40)]
+    found = scorer.complete([""] * 3, prompts, [], 12, {}, lambda _: None)
+    for prompt, answer in zip(prompts, found, strict=True):
+        ids = torch.tensor([prompt])
+        written = scorer.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, pad_token_id=0
+        )
+        assert answer == tokenizer.decode(written[0, len(prompt) :], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("kind", sorted(TREES))
@@ -141,8 +197,9 @@ def test_greedy_answers_are_those_of_generate(kind: str, rows: int) -> None:
         assert answer == (whole[: whole.index(1)] if 1 in whole else whole)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
 def test_memory_that_runs_out_halves_the_row_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, device: str
 ) -> None:
     import torch
 
@@ -155,13 +212,37 @@ def test_memory_that_runs_out_halves_the_row_and_says_so(
 
     def small(*args: Any, **kwargs: Any) -> Any:
         if kwargs["input_ids"].shape[1] > 100:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            if device == "gpu":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            torch.empty(1 << 50, dtype=torch.uint8)  # the allocator's own error
         return forward(*args, **kwargs)
 
     monkeypatch.setattr(model, "forward", small)
     found = engine.score(pairs, lambda _: None)
     assert [nats for nats, _ in found] == pytest.approx([nats for nats, _ in calm], abs=1e-3)
     assert engine.tokens == 64 and "bench.batch_tokens is halved to 64" in caplog.text
+
+
+def test_memory_that_runs_out_halves_the_batch_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch
+
+    from stages.bench.generation import Generation
+
+    model, prompts = model_of("llama"), [context for context, _ in asked()[::3]]
+    engine = Generation(model, None, {1}, 12)
+    calm = engine.complete(prompts, [], 6, lambda _: None)
+    forward = model.forward
+
+    def small(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["input_ids"].shape[0] > 4:
+            torch.empty(1 << 50, dtype=torch.uint8)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", small)
+    assert engine.complete(prompts, [], 6, lambda _: None) == calm
+    assert engine.rows == 3 and "bench.batch_size is halved to 3" in caplog.text
 
 
 def test_sliding_windows_are_found(tmp_path: Path) -> None:
