@@ -19,7 +19,8 @@ from stages.bench.config import QUANTISED, Backend, Bench, Variant
 from stages.bench.encoding import Pair
 from stages.bench.likelihood import NotANumber
 from stages.bench.load import check_source
-from stages.bench.respondent import Respondent, Seen
+from stages.bench.prompts import Prompts, Seen
+from stages.bench.respondent import Respondent
 from stages.common.adapter import base_of
 
 SECRET = ("auth_token", "api_key", "header")
@@ -48,29 +49,23 @@ class Foreign(Respondent):
             raise NotANumber(f"{self.what} computes NaN: weights, precision or server are broken")
         return scored
 
-    def complete(
-        self,
-        texts: list[str],
-        prompts: list[list[int]],
-        stops: list[str],
-        most: int,
-        decoding: dict[str, Any],
-        seen: Seen,
-    ) -> list[str]:
+    def complete(self, asked: Prompts) -> list[str]:
         """As Respondent's."""
-        asked = {**decoding, "until": stops, "max_gen_toks": most}
+        decoding = {**asked.decoding, "until": asked.stops, "max_gen_toks": asked.most}
         requests = [
-            Instance("generate_until", {}, (text, dict(asked)), number) for number, text in enumerate(texts)
+            Instance("generate_until", {}, (text, dict(decoding)), number)
+            for number, text in enumerate(asked.texts)
         ]
-        plain = self.encoder.encode(texts, False)
-        found = [""] * len(texts)
+        plain = self.encoder.encode(asked.texts, False)
+        begun = [tokens != plain[text] for text, tokens in zip(asked.texts, asked.tokens, strict=True)]
+        found = [""] * len(requests)
         for special in (False, True):
             # The back end makes tokens of a text itself: of the same text the same as ours
             self.inner.add_bos_token = special
-            mine = [
-                number for number, text in enumerate(texts) if (prompts[number] != plain[text]) is special
-            ]
-            answers = self._asked([requests[number] for number in mine], self.inner.generate_until, seen)
+            mine = [number for number, each in enumerate(begun) if each is special]
+            answers = self._asked(
+                [requests[number] for number in mine], self.inner.generate_until, asked.seen
+            )
             for number, answer in zip(mine, answers, strict=True):
                 found[number] = str(answer)
         return found

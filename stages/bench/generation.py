@@ -15,6 +15,7 @@ import torch
 
 from stages.bench.cache import growing_cache
 from stages.bench.likelihood import sliding_window
+from stages.bench.prompts import Prompts
 from stages.bench.ranks import ALONE, Ranks
 from stages.common.memory import give_back_memory, out_of_memory
 
@@ -67,30 +68,24 @@ class Generation:
         return [found[index] for index in range(len(prompts))]
 
     @torch.no_grad()
-    def sample(
-        self,
-        prompts: Sequence[list[int]],
-        stops: list[str],
-        most: int,
-        decoding: dict[str, Any],
-        seen: Callable[[float], object],
-    ) -> list[list[int]]:
+    def sample(self, asked: Prompts) -> list[list[int]]:
         """As `complete`, by transformers' `generate` with `decoding` as its arguments, a prompt at a time.
 
         Sampling draws from torch's generator, so that a batch's make-up would change the answers, and each process
         draws them all.
         """
+        prompts, decoding = asked.tokens, asked.decoding
         greedily = not decoding.get("do_sample")
         chosen = {name: value for name, value in decoding.items() if not (greedily and name == "temperature")}
+        stop = {"stop_strings": asked.stops, "tokenizer": self.tokenizer} if asked.stops else {}
         found = {}
         begin, end = self.ranks.span([1] * len(prompts)) if greedily else (0, len(prompts))
         for index, prompt in enumerate(prompts[begin:end], begin):
             ids = torch.tensor([prompt], device=self.model.device)
-            stop = {"stop_strings": stops, "tokenizer": self.tokenizer} if stops else {}
             output = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
-                max_new_tokens=most,
+                max_new_tokens=asked.most,
                 pad_token_id=self.tokenizer.pad_token_id,
                 **chosen,
                 **stop,
@@ -98,7 +93,7 @@ class Generation:
             answer = output[0, len(prompt) :].tolist()
             stopped = next((at for at, token in enumerate(answer) if token in self.ends), len(answer))
             found[index] = answer[:stopped]
-            seen(1)
+            asked.seen(1)
         if greedily:
             found = self.ranks.merged(found)
         return [found[index] for index in range(len(prompts))]

@@ -13,8 +13,9 @@ from stages.bench.encoding import Pair
 from stages.bench.generation import Generation
 from stages.bench.likelihood import Likelihood, NotANumber
 from stages.bench.load import greedy, load
+from stages.bench.prompts import Prompts, Seen
 from stages.bench.ranks import ALONE, Ranks
-from stages.bench.respondent import Respondent, Seen
+from stages.bench.respondent import Respondent
 
 DECODING = {
     "do_sample",
@@ -43,26 +44,18 @@ class Scorer(Respondent):
         """As Respondent's, by a tree of shared prefixes."""
         return self.likelihood.score(pairs, seen)
 
-    def complete(
-        self,
-        texts: list[str],
-        prompts: list[list[int]],
-        stops: list[str],
-        most: int,
-        decoding: dict[str, Any],
-        seen: Seen,
-    ) -> list[str]:
+    def complete(self, asked: Prompts) -> list[str]:
         """As Respondent's; what is not greedy, and a model that heeds no trees, by transformers' `generate`.
 
         So is a task that may cross where longrope turns: all that was read before is then read again.
         """
-        longest, turn = max(map(len, prompts), default=0) + most, self.likelihood.turn
-        plain = not decoding.get("do_sample") and set(decoding) <= DECODING
+        longest, turn = max(map(len, asked.tokens), default=0) + asked.most, self.likelihood.turn
+        plain = not asked.decoding.get("do_sample") and set(asked.decoding) <= DECODING
         own = plain and self.likelihood.trees and (turn is None or longest <= turn)
         answers = (
-            self.generation.complete(prompts, stops, most, seen)
+            self.generation.complete(asked.tokens, asked.stops, asked.most, asked.seen)
             if own
-            else self.generation.sample(prompts, stops, most, decoding, seen)
+            else self.generation.sample(asked)
         )
         return list(self.tokenizer.batch_decode(answers, skip_special_tokens=True))
 

@@ -10,7 +10,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
@@ -20,7 +19,8 @@ from stages.bench.encoding import Pair
 from stages.bench.foreign import Foreign
 from stages.bench.load import check_source
 from stages.bench.model import Scorer
-from stages.bench.respondent import Respondent, Seen
+from stages.bench.prompts import Prompts, Seen
+from stages.bench.respondent import Respondent
 from stages.common.adapter import base_of
 from stages.common.agent import Team, plain, section_of, start
 from stages.common.files import read_json, write_json
@@ -71,15 +71,7 @@ class Answered(Respondent):
         """Never needed."""
         raise ValueError(f"{self.source} was asked what no process was asked: run bench with one process")
 
-    def complete(
-        self,
-        texts: list[str],
-        prompts: list[list[int]],
-        stops: list[str],
-        most: int,
-        decoding: dict[str, Any],
-        seen: Seen,
-    ) -> list[str]:
+    def complete(self, asked: Prompts) -> list[str]:
         """Never needed."""
-        self.score([], seen)
+        self.score([], asked.seen)
         return []

@@ -28,13 +28,12 @@ from tqdm import tqdm
 
 from stages.bench.encoding import Encoder, Pair
 from stages.bench.load import end_of_turn
+from stages.bench.prompts import Prompts, Seen
 from stages.bench.ranks import ALONE, Ranks
 from stages.bench.responses import Responses
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
-
-Seen = Callable[[float], object]
 
 
 class Nats(float):
@@ -71,16 +70,8 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         """(nats, greedy) of each (context, answer) in tokens; `seen` is told how many are done."""
 
     @abstractmethod
-    def complete(
-        self,
-        texts: list[str],
-        prompts: list[list[int]],
-        stops: list[str],
-        most: int,
-        decoding: dict[str, Any],
-        seen: Seen,
-    ) -> list[str]:
-        """What follows each prompt (a text and its tokens), up to `most` tokens or a stop, which may be in it."""
+    def complete(self, asked: Prompts) -> list[str]:
+        """What follows each prompt; a stop string may be in it."""
 
     @property
     def end(self) -> str:
@@ -190,7 +181,7 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         contexts: list[str],
         special: bool | None,
         asked: dict[str, Any],
-        seen: Callable[[float], object],
+        seen: Seen,
     ) -> list[str]:
         decoding: dict[str, Any] = normalize_gen_kwargs(asked)
         most = decoding.pop("max_gen_toks")
@@ -203,7 +194,7 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         prompts = [encoded[context] for context in contexts]
         if not all(prompts):
             self._refuse_empty([], [])
-        texts = self.complete(contexts, prompts, stops, most, decoding, seen)
+        texts = self.complete(Prompts(contexts, prompts, stops, most, decoding, seen))
         return [postprocess_generated_text(text, stops, None) for text in texts]
 
     def _loglikelihood_tokens(

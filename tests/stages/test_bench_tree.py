@@ -156,6 +156,7 @@ def test_greedy_answers_across_where_longrope_turns_are_those_of_generate(
 
     from stages.bench.config import Backend, Precision, Variant
     from stages.bench.model import Scorer
+    from stages.bench.prompts import Prompts
     from tests.stages.test_bench import section
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -163,7 +164,7 @@ def test_greedy_answers_across_where_longrope_turns_are_those_of_generate(
     model_of("phi3", {**LONGROPE, "vocab_size": len(tokenizer)}).save_pretrained(tmp_path)
     scorer = Scorer(section("x"), Variant(str(tmp_path), "", Precision.fp32, Backend.own, {}))
     prompts = [list(range(5, 5 + count)) for count in (4, 26, 40)]
-    found = scorer.complete([""] * 3, prompts, [], 12, {}, lambda _: None)
+    found = scorer.complete(Prompts([""] * 3, prompts, [], 12, {}, lambda _: None))
     for prompt, answer in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt])
         written = scorer.model.generate(
