@@ -54,7 +54,9 @@ def start(team: Team, work: Path, then: str) -> None:
     except ChildFailedError as error:
         if (work / FAILED).is_file():
             raise ValueError((work / FAILED).read_text(encoding="utf-8")) from error
-        rank, failure = error.get_first_failure()
+        # Of those that failed at the same moment the one that was killed: the others only lost its connection
+        killed = [(rank, failure) for rank, failure in error.failures.items() if failure.exitcode < 0]
+        rank, failure = killed[0] if killed else error.get_first_failure()
         how = f"was killed by signal {-failure.exitcode}" if failure.exitcode < 0 else "failed"
         if failure.exitcode == -signal.SIGKILL:
             how += ", most likely out of memory"

@@ -15,10 +15,14 @@ WORDS = (
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` was raised for want of memory, on a GPU or a CPU: torch has one class for it on a GPU alone."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
-    )
+    """Whether `error` was raised for want of memory, on a GPU or a CPU: torch has one class for it on a GPU alone.
+
+    safetensors has its own, and a file's mapping is refused as an OSError. A ValueError is a line of ours, which may
+    speak of memory.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return not isinstance(error, ValueError) and any(words in str(error) for words in WORDS)
 
 
 def give_back_memory() -> None:

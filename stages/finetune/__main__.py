@@ -7,20 +7,20 @@ under $DVC_ROOT/.ckpt, to the same bytes. `dvc repro finetune`, or `dvc exp run 
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
-from stages.common.files import fresh_dir, read_json, write_json, write_text
+from stages.common.files import write_text
+from stages.common.memory import give_back_memory
 from stages.common.run import run
 from stages.common.statistics import Metrics, bootstrap, exact, paired_difference, wilson
 from stages.common.tracking import track
 from stages.common.workspace import workspace
 from stages.finetune import launch
-from stages.finetune.checkpoint import DRAFT, commit, verify, write_safely
+from stages.finetune.checkpoint import once, write_safely
 from stages.finetune.config import Finetune, Init, Objective
 from stages.finetune.data import check_context, check_heldout, check_packing, padding, read_pairs
-from stages.finetune.evaluate import generate, give_back_memory, heldout_losses, preferences, samples_page
+from stages.finetune.evaluate import generate, heldout_losses, preferences, samples_page
 from stages.finetune.fingerprint import fingerprint
 from stages.finetune.measure import size
 from stages.finetune.model import check, load
@@ -29,8 +29,7 @@ from stages.finetune.pack import read_documents
 from stages.finetune.progress import PROGRESS, Progress
 from stages.finetune.train import BASE, PREPARED, TRAINED, enough_memory
 
-log = logging.getLogger("lathe")
-OUT, BEFORE, MEASURED = Path("models/tuned"), "before", "measured.json"
+OUT, BEFORE = Path("models/tuned"), "before"
 KEPT = "what was trained is kept, and the next run writes it"
 PLOT, SAMPLES = Path("reports/loss.csv"), Path("reports/samples.md")
 
@@ -42,7 +41,7 @@ def main(cfg: Finetune) -> Metrics:
     check_heldout(cfg, PREPARED)
     check_context(cfg, PREPARED, BASE)
     with workspace("finetune", fingerprint(cfg)) as work, enough_memory(cfg):
-        before = _before(cfg, work / BEFORE)
+        before = once(work / BEFORE, lambda: measure(cfg, untrained(cfg)))
         give_back_memory()
         found = launch.run(cfg, work)
         give_back_memory()
@@ -51,24 +50,6 @@ def main(cfg: Finetune) -> Metrics:
         after = measure(cfg, load_out(OUT, BASE, cfg.method.weights))
         write_safely(str(PLOT.parent), KEPT, lambda: _report(progress, before, after))
     return _metrics(cfg, progress, before, after)
-
-
-def _before(cfg: Finetune, folder: Path) -> dict[str, Any]:
-    """Measured once, also where a killed run is taken up again, unless what it has kept is damaged."""
-    if problem := verify(folder):
-        if folder.exists():
-            log.warning("%s is damaged (%s): measured again", folder, problem)
-        found = measure(cfg, untrained(cfg))
-        draft = folder.with_name(DRAFT)
-
-        def keep() -> None:
-            write_json(fresh_dir(draft) / MEASURED, found)
-            commit(draft, folder)
-
-        write_safely(str(folder), "nothing is trained yet", keep)
-    found = read_json(folder / MEASURED)
-    assert isinstance(found, dict)
-    return found
 
 
 def untrained(cfg: Finetune) -> Any:

@@ -14,11 +14,12 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from stages.common.files import fresh_dir, sha256, sync
+from stages.common.files import fresh_dir, read_json, sha256, sync, write_json
 
 log = logging.getLogger("lathe")
-MANIFEST = "MANIFEST"
+MANIFEST, MEASURED = "MANIFEST", "measured.json"
 DRAFT, DAMAGED, BEST = ".draft", ".damaged", "best"
 KEEP = 2
 
@@ -76,6 +77,23 @@ def commit(draft: Path, path: Path) -> None:
     draft.rename(path)
     sync(path.parent)
     remove(old)
+
+
+def once(folder: Path, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure` returned, kept in `folder` as JSON: called once in a run's lives, again where that is damaged."""
+    if problem := verify(folder):
+        if folder.exists():
+            log.warning("%s is damaged (%s): measured again", folder, problem)
+        found, draft = measure(), folder.with_name(DRAFT)
+
+        def keep() -> None:
+            write_json(fresh_dir(draft) / MEASURED, found)
+            commit(draft, folder)
+
+        write_safely(str(folder), "nothing is trained yet", keep)
+    kept = read_json(folder / MEASURED)
+    assert isinstance(kept, dict)
+    return kept
 
 
 def finish_commit(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 from stages.finetune.config import Finetune
@@ -62,15 +61,6 @@ def _nll(model: Any, ids: Any, labels: Any) -> Any:
             logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
         )
     return losses.sum(1).cpu()
-
-
-def give_back_memory() -> None:
-    """Free what nobody refers to any more, on the GPU too: the next model, and other processes, need it."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def generate(model: Any, tokenizer: Any, documents: Documents, cfg: Finetune) -> list[tuple[str, str, str]]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stages.common.memory import out_of_memory
 from stages.finetune.checkpoint import BEST, MANIFEST, finish_commit, remove, verify
 from stages.finetune.checks import QUANTISED
 from stages.finetune.config import Finetune, Method, Objective, Precision, Strategy
@@ -27,12 +28,6 @@ from stages.finetune.sharding import sum_in_fp32
 log = logging.getLogger("lathe")
 PREPARED, BASE = Path("data/prepared"), Path("models/base")
 RESULT, TRAINED = "result", "trained"
-NO_MEMORY = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "Cannot allocate memory",
-)  # CUDA, CPU
 
 
 def train(cfg: Finetune, work: Path) -> None:
@@ -67,17 +62,14 @@ def enough_memory(cfg: Finetune) -> Iterator[None]:
     """Turn what torch, NumPy, safetensors and Python raise when memory is out into one clear line (ValueError)."""
     try:
         yield
-    except ValueError:  # has its line already, which may speak of memory
-        raise
     except Exception as error:
-        text = str(error)
-        if not isinstance(error, MemoryError) and not any(words in text for words in NO_MEMORY):
+        if not out_of_memory(error):
             raise
         raise ValueError(
             f"not enough memory for finetune.batch_size={cfg.batch_size} with gradient_accumulation="
             f"{cfg.gradient_accumulation}: raise gradient_accumulation, set gradient_checkpointing=true, or choose "
             f"method=lora; where the model alone is too large, a smaller one, or method.weights in fewer bits "
-            f"({' '.join(text.split())[:160]}); the next run goes on from the last checkpoint"
+            f"({' '.join(str(error).split())[:160]}); the next run goes on from the last checkpoint"
         ) from error
 
 
