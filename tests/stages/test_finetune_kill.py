@@ -66,9 +66,10 @@ def test_weights_that_have_other_names_in_a_model_folder_are_taken_up_again(
     same(calm, life)
 
 
-def test_three_processes_are_taken_up_again(prepared: Path) -> None:
+@pytest.mark.parametrize("world", ["three", "fsdp"])
+def test_three_processes_and_shards_are_taken_up_again(prepared: Path, world: str) -> None:
     """Two ranks' gradients sum to the same in any order, three ranks' do not: their buckets must stay as they are."""
-    cfg = section(max_steps=9, batch_size=6, world=WORLDS["three"])
+    cfg = section(max_steps=9, batch_size=6, world=WORLDS[world])
     calm, life = Life(prepared / "calm", cfg).run(), Life(prepared / "killed", cfg)
     assert calm.returncode == 0, calm.log()
     assert life.run("step-5").returncode != 0

@@ -14,7 +14,7 @@ import pytest
 
 from stages.common.files import read_json, write_json
 from stages.common.workspace import workspace
-from stages.finetune.config import Finetune, Objective, Precision, Strategy, World
+from stages.finetune.config import Finetune, MethodConfig, Objective, Precision, Strategy, World
 from stages.finetune.fingerprint import fingerprint
 from stages.finetune.launch import JOB
 from stages.finetune.progress import PROGRESS, Progress
@@ -76,11 +76,13 @@ def test_two_processes_repeat_to_the_last_bit(prepared: Path, world: str) -> Non
     assert content(first.work / RESULT) == content(again.work / RESULT)
 
 
-def test_two_processes_learn_preferences(prepared_pairs: Path) -> None:
-    cfg = replace(CFG, objective=Objective.dpo, max_steps=6, eval_every=3)
+@pytest.mark.parametrize("method", [FULL, LORA], ids=["full", "lora"])
+def test_two_processes_learn_preferences(prepared_pairs: Path, method: MethodConfig) -> None:
+    cfg = replace(CFG, objective=Objective.dpo, method=method, max_steps=6, eval_every=3)
     one = progress(done(prepared_pairs, "one", cfg))
-    two = progress(done(prepared_pairs, "two", replace(cfg, world=WORLDS["ddp"])))
-    assert two.losses == pytest.approx(one.losses, rel=1e-4)
+    for name in ("ddp", "fsdp"):
+        two = progress(done(prepared_pairs, name, replace(cfg, world=WORLDS[name])))
+        assert two.losses == pytest.approx(one.losses, rel=1e-4), name
 
 
 def test_two_machines_equal_one_with_as_many_processes(
