@@ -368,6 +368,9 @@ class NoModel:
     tokenizer = type("Tokenizer", (), {"chat_template": "x"})()
     rank, world_size, responses = 0, 1, None
 
+    def __init__(self) -> None:
+        self.rendered: set[str] = set()
+
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         return [(-1.0, False)] * len(requests)
 
