@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from stages.finetune.checkpoint import verify
-from stages.finetune.config import Scheduler
+from stages.finetune.config import Finetune, Scheduler
 from tests.life import wait_for
 from tests.stages.finetune_runs import WORLDS, Life, same
 from tests.stages.finetune_section import LORA, section
@@ -62,25 +62,13 @@ def test_weights_that_have_other_names_in_a_model_folder_are_taken_up_again(
     shutil.copytree(shared, base)
     (base / "model.safetensors").unlink()
     tiny(SOUND[shape]).save_pretrained(base)
-    cfg = section(max_steps=8, batch_size=4)
-    calm, life = Life(prepared / "calm", cfg).run(), Life(prepared / "killed", cfg)
-    assert calm.returncode == 0, calm.log()
-    assert life.run("step-7").returncode != 0
-    assert life.run().returncode == 0, life.log()
-    assert "resumed from" in life.log()
-    same(calm, life)
+    resumes(prepared, section(max_steps=8, batch_size=4), "step-7")
 
 
 @pytest.mark.parametrize("world", ["three", "fsdp"])
 def test_three_processes_and_shards_are_taken_up_again(prepared: Path, world: str) -> None:
     """Two ranks' gradients sum to the same in any order, three ranks' do not: their buckets must stay as they are."""
-    cfg = section(max_steps=9, batch_size=6, world=WORLDS[world])
-    calm, life = Life(prepared / "calm", cfg).run(), Life(prepared / "killed", cfg)
-    assert calm.returncode == 0, calm.log()
-    assert life.run("step-5").returncode != 0
-    assert life.run().returncode == 0, life.log()
-    assert "resumed from" in life.log()
-    same(calm, life)
+    resumes(prepared, section(max_steps=9, batch_size=6, world=WORLDS[world]), "step-5")
 
 
 @pytest.mark.soak
@@ -140,6 +128,16 @@ def test_one_killed_process_ends_the_run_in_one_line(prepared: Path) -> None:
         line.startswith("ValueError: process 1 of 2 was killed by signal 9")
         and "goes on from the last" in line
     )
+
+
+def resumes(prepared: Path, cfg: Finetune, point: str) -> None:
+    """Assert that a run killed at the point goes on from a checkpoint, to what one that was not killed ends with."""
+    calm, life = Life(prepared / "calm", cfg).run(), Life(prepared / "killed", cfg)
+    assert calm.returncode == 0, calm.log()
+    assert life.run(point).returncode != 0
+    assert life.run().returncode == 0, life.log()
+    assert "resumed from" in life.log()
+    same(calm, life)
 
 
 def descendants(pid: int) -> list[int]:
