@@ -30,7 +30,8 @@ WHOLE_MODULES = {
     "stages/bench/cache.py", "stages/bench/encoding.py", "stages/bench/foreign.py", "stages/bench/generation.py",
     "stages/bench/likelihood.py", "stages/bench/load.py", "stages/bench/model.py", "stages/bench/processes.py",
     "stages/bench/respondent.py", "stages/bench/tasks/chat.py", "stages/bench/tasks/code.py", "ops/assistant.py",
-    "stages/finetune/log_probabilities.py", "stages/finetune/saving.py", "stages/finetune/trainers.py",
+    "stages/finetune/attention.py", "stages/finetune/log_probabilities.py", "stages/finetune/saving.py",
+    "stages/finetune/trainers.py",
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """The same work as a plain PyTorch loop: `python -m benchmarks.finetune.bare FOLDER PRECISION OUT [lean]`.
 
-The stage's model, rows, order, head, optimizer groups, schedule and clipping; tensors made before the clock starts,
-nothing logged, nothing saved. With `lean` also without what the stage adds by choice: token accuracy and entropy of
-each step, and PyTorch's deterministic mode.
+The stage's model, rows, order, head, attention, optimizer groups, schedule and clipping; tensors made before the clock
+starts, nothing logged, nothing saved. With `lean` also without what the stage adds by choice: token accuracy and
+entropy of each step, and PyTorch's deterministic mode.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def main(folder: Path, precision: str, out: Path, lean: bool) -> None:
     seed_everything(cfg)
     import torch
 
+    from stages.finetune.attention import within_documents
     from stages.finetune.data import read_split
     from stages.finetune.order import order_of, total_steps
     from stages.finetune.train import PREPARED
@@ -38,7 +39,8 @@ def main(folder: Path, precision: str, out: Path, lean: bool) -> None:
     order, steps = order_of(cfg, len(data)), total_steps(cfg, len(data))
     rows = [order.step(step) for step in range(steps)]
     batches = [_batch(cfg, [data[index] for index in chosen]) for chosen in rows]
-    losses, norms, seconds = _train(cfg, batches, _lean if lean else fused_loss)
+    with within_documents():
+        losses, norms, seconds = _train(cfg, batches, _lean if lean else fused_loss)
     stepwise(losses, norms, seconds, sum(int(data.tokens[chosen].sum()) for chosen in rows)).write(
         out / "result.json"
     )

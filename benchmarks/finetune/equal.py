@@ -76,6 +76,7 @@ def _digest(model: Any) -> str:
 def _packed_loss(model: Any, documents: Documents, length: int) -> float:
     import torch
 
+    from stages.finetune.attention import within_documents
     from stages.finetune.data import collate_rows
     from stages.finetune.head import project_supervised_only
 
@@ -83,7 +84,7 @@ def _packed_loss(model: Any, documents: Documents, length: int) -> float:
     sums = 0.0
     for row in packed(documents, length):
         batch = collate_rows([row], length, 0)
-        with torch.no_grad():
+        with torch.no_grad(), within_documents():
             sums += float(fused_loss(model, batch)) * float((batch["labels"][:, 1:] != IGNORED).sum())
     return sums / _learned(documents)
 

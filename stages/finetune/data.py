@@ -64,7 +64,7 @@ def check_context(cfg: Finetune, prepared: Path, base: Path) -> None:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(base).get_text_config()
-    context, fixed = getattr(config, "max_position_embeddings", None), _fixed_positions(config)
+    context, fixed = context_of(config), _fixed_positions(config)
     for split in ("train", "valid"):
         longest = read_split(cfg, prepared, split).longest
         if context is not None and longest > context:
@@ -77,6 +77,12 @@ def check_context(cfg: Finetune, prepared: Path, base: Path) -> None:
                 f"{prepared}: split {split} has a document of {longest} tokens; over {fixed}, {base} turns "
                 "all positions in a batch (config.json, rope_parameters), others' too: lower prepare.max_length"
             )
+
+
+def context_of(config: Any) -> int | None:
+    """Positions that a model has; None where nothing in its configuration limits them."""
+    found: int | None = getattr(config, "max_position_embeddings", None)
+    return found
 
 
 def _fixed_positions(config: Any) -> int | None:
@@ -95,6 +101,8 @@ def check_packing(model: Any, base: Path) -> None:
     """
     import torch
 
+    from stages.finetune.attention import within_documents
+
     ids, lengths = torch.arange(1, 19) % model.config.get_text_config().vocab_size, [9, 3, 6]
     row = {"input_ids": ids.tolist(), "labels": [IGNORED] * len(ids), "lengths": lengths}
     packed = {
@@ -102,7 +110,7 @@ def check_packing(model: Any, base: Path) -> None:
     }
     training = model.training
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), within_documents():
         together = model(**packed, use_cache=False).logits[0, : len(ids)]
         documents = ids.to(model.device).split(lengths)
         alone = torch.cat([model(input_ids=part[None], use_cache=False).logits[0] for part in documents])

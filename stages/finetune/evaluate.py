@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.finetune.config import Finetune
-from stages.finetune.data import padding
+from stages.finetune.data import context_of, padding
 from stages.finetune.pack import IGNORED, Documents
 
 LOGITS = 1 << 28  # of a pass at most, in fp32 1 GiB
@@ -68,7 +68,7 @@ def generate(model: Any, tokenizer: Any, documents: Documents, cfg: Finetune) ->
     import torch
 
     model.eval()
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+    room = context_of(model.config.get_text_config()) or 1 << 30
     found = []
     for ids, labels in documents[: cfg.samples]:
         start = next(index for index, label in enumerate(labels) if label != IGNORED)

@@ -17,6 +17,7 @@ import resource
 import time
 from typing import Any
 
+from stages.common import provenance
 from stages.common.tracking import track
 from stages.finetune.config import Finetune, Objective, Precision
 from stages.finetune.data import Data
@@ -153,6 +154,15 @@ def peak(model: Any, cfg: Finetune) -> float:
     name = torch.cuda.get_device_name()
     known = next((value for key, value in PEAKS.items() if re.search(rf"\b{key}\b", name)), None)
     return known[0 if cfg.precision is Precision.bf16 else 1] if known else _measured(cfg)
+
+
+def processor() -> str:
+    """What the arithmetic runs on: the GPU, or the CPU and its instructions."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{provenance.cpu_model()} ({provenance.instruction_class()})"
 
 
 def _measured(cfg: Finetune, size: int = 768) -> float:

@@ -23,6 +23,7 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     trained_share: float = 0.0
+    processor: str = ""  # of the life that it began in
 
     def add(self, loss: float, norm: float) -> None:
         """Keep the loss of the step to be taken now. Raises ValueError where it or its gradient is not finite."""

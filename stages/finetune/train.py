@@ -37,8 +37,10 @@ def train(cfg: Finetune, work: Path) -> None:
     """
     from transformers import AutoTokenizer
 
+    from stages.finetune.attention import within_documents
+
     splits = read_split(cfg, PREPARED, "train"), read_split(cfg, PREPARED, "valid")
-    with enough_memory(cfg):
+    with enough_memory(cfg), within_documents():
         trainer = _trainer(cfg, AutoTokenizer.from_pretrained(BASE), splits)
         trainer.begin(cfg, order_of(cfg, len(splits[0])), splits, work)
         trainer.go(_last(trainer, work))

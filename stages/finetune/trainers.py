@@ -5,6 +5,7 @@ Whole-module import of heavy libraries, because these are subclasses; train.py i
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -20,11 +21,13 @@ from stages.finetune.checkpoint import BEST, Checkpoints
 from stages.finetune.config import Finetune
 from stages.finetune.data import Data, collate_pairs, collate_rows, padding
 from stages.finetune.head import project_supervised_only
-from stages.finetune.measure import REFERENCE, Meter, size
+from stages.finetune.measure import REFERENCE, Meter, processor, size
 from stages.finetune.order import Order
 from stages.finetune.progress import PROGRESS, Progress
 from stages.finetune.saving import Saving
 from stages.finetune.sharding import shard_on_cpus
+
+log = logging.getLogger("lathe")
 
 
 class Exact(Saving):
@@ -44,7 +47,7 @@ class Exact(Saving):
             model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             project_supervised_only(model)
         self.checkpoints = Checkpoints(work / "checkpoints")
-        self.progress = Progress(trained_share=_trained_share(self.model))
+        self.progress = Progress(trained_share=_trained_share(self.model), processor=processor())
         self.meter = Meter(cfg, self.model, self.rows, order)
         self.parts: list[torch.Tensor] = []
         self.saved, self.save_now = time.monotonic(), False
@@ -53,8 +56,18 @@ class Exact(Saving):
         """Train to the end from a checkpoint, or from the start."""
         if last is not None:
             self.progress = Progress.read(last / PROGRESS)
+            self._warn_of_another_processor()
         self.meter.begin(self.progress)
         self.train(resume_from_checkpoint=str(last) if last else None)
+
+    def _warn_of_another_processor(self) -> None:
+        began, now = self.progress.processor, processor()
+        if began != now and self.rank == 0:
+            log.warning(
+                "the run began on %s and goes on on %s: its weights will be neither's to the last bit",
+                began,
+                now,
+            )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This process's share of the remaining steps; its own generator takes no random number of the run's."""

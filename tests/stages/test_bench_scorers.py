@@ -319,6 +319,8 @@ def beside() -> None:
     [
         (swap("acc_norm", "acc_nrom"), "chosen: unknown scorer 'acc_nrom'.*for multiple_choice: acc, acc_norm, f1"),
         (swap("acc_norm", "bleu"), "unknown scorer 'bleu'"),
+        (swap("[{metric: acc}, ", "[acc, "), r"metric_list is \['acc', .* it wants a list of scorers"),
+        (swap("[{metric: acc}, ", "{metric: acc} #"), r"metric_list is \{'metric': 'acc'\}: it wants a list"),
         (swap("{metric: acc}", "{metric: acc, hf_evaluate: true}"), "scorer acc has no option hf_evaluate"),
         (swap("metric: f1_macro", "metric: f1_macro, aggregation: mean"), "f1_macro knows its aggregation"),
         (swap("output_type: multiple_choice", "output_type: multiple"), "output_type 'multiple' has no ready scorers"),

@@ -211,6 +211,7 @@ def test_a_run_that_goes_on_after_damage_ends_the_same(
         "step-00000009",
     ]
     assert all(line in caplog.text for line in lines)
+    assert "goes on on" not in caplog.text  # it is the same processor
 
 
 def test_best_weights_that_were_damaged_at_last_make_no_result(work: Path) -> None:
@@ -255,3 +256,12 @@ def test_two_processes_agree_on_the_last_good_one(prepared: Path) -> None:
     assert life.returncode == 0, life.log()
     assert life.log().count("is damaged (not as written: adapter_model") == 1
     assert content(life.work / "result") == content(calm.work / "result")
+
+
+def test_going_on_on_another_processor_is_said(
+    work: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.finetune.trainers.processor", lambda: "Another CPU (avx2)")
+    trained(CFG, work)
+    (line,) = (record.getMessage() for record in caplog.records if "began on" in record.getMessage())
+    assert line.startswith("the run began on ") and "goes on on Another CPU (avx2): " in line

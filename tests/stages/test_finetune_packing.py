@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.finetune.__main__ import main
+from stages.finetune.attention import within_documents
 from stages.finetune.config import Init
 from stages.finetune.data import check_context, check_packing, collate_rows
 from stages.finetune.pack import IGNORED, Documents
@@ -42,9 +44,11 @@ def difference(model: Any, documents: list[list[int]], length: int) -> float:
     return float((together[: len(alone)] - alone).abs().max() / alone.abs().max())
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["by document", "sdpa", "eager"])
 @pytest.mark.parametrize("name", SOUND)
 def test_no_token_sees_another_document(name: str, attention: str) -> None:
+    within = within_documents() if attention == "by document" else nullcontext()
+    attention = "eager" if attention == "eager" else "sdpa"
     try:
         model = tiny(SOUND[name], attention)
     except ValueError as error:
@@ -52,7 +56,8 @@ def test_no_token_sees_another_document(name: str, attention: str) -> None:
         pytest.skip("no sdpa with softcapping in transformers")
     assert model.config._attn_implementation == attention
     length = sum(map(len, DOCUMENTS)) + 7
-    assert difference(model, DOCUMENTS, length) < 1e-5
+    with within:
+        assert difference(model, DOCUMENTS, length) < 1e-5
     check_packing(model, Path("models/base"))
 
 

@@ -48,6 +48,10 @@ def entries(task: str, kind: str, listed: list[Entry] | None) -> tuple[list[Entr
         raise ValueError(
             f"{task}: its metric_list names no scorer; for {kind}: {', '.join([*theirs, *ours])}"
         )
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+        raise ValueError(
+            f"{task}: metric_list is {listed!r}: it wants a list of scorers, each `- metric: <name>` with its options"
+        )
     for entry in listed:
         _check(task, kind, entry, theirs | ours)
     complete = [
