@@ -113,7 +113,7 @@ def _prompt() -> dict[str, Any]:
 
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     asked = params["bench"]["prompt"]
-    shown = [Example(**example) for example in asked["examples"][: params["bench"]["fewshot"]]]
+    shown = [Example(**example) for example in asked["examples"][: params["bench"]["fewshot"] or 0]]
     prompt = Prompt(asked["name"], asked["system"], shown, asked["max_new_tokens"])
     return {"head": with_prompt(prompt, [], examples=True), "max_new_tokens": prompt.max_new_tokens}
 

@@ -69,7 +69,7 @@ class Bench:
     batch_size: int
     batch_tokens: int
     prompt: Prompt
-    fewshot: int
+    fewshot: int | None  # None: each task's own number
     chat_template: bool
     slices: list[str]
     code: Code

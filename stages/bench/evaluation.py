@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.bench import snapshot
 from stages.bench.config import Bench
+from stages.bench.documents import processed_once
 from stages.bench.faults import blamed, guarded
 from stages.bench.programs import execute, limits_of
 from stages.bench.responses import Responses
@@ -51,7 +52,7 @@ def evaluate(cfg: Bench, model: Respondent, *, scored: bool = True) -> dict[str,
     for name, task in loaded["tasks"].items():
         if name in own_tasks():
             _set_decoding(cfg, task, model)
-        _set_fewshot(cfg, task)
+        set_fewshot(cfg, task)
         for step in ("build_all_requests", "apply_filters", "process_results"):
             setattr(task, step, guarded(getattr(task, step), name, file_of(name)))
         if not scored:
@@ -113,7 +114,7 @@ def load_tasks(cfg: Bench) -> dict[str, Any]:
     )
     found = []
     for name in [*(name for name in cfg.tasks if name in own), *snapshot.untagged(public)]:
-        with blamed(name, file_of(name)):
+        with blamed(name, file_of(name)), processed_once(cfg.seed):
             loaded = manager.load([name])
         found.append(loaded["groups"].get(name) or loaded["tasks"][name])
     return dict(manager.load(found))
@@ -146,6 +147,15 @@ def set_execution(cfg: Bench, tasks: dict[str, Any], kept: Responses) -> None:
     isolation(limits)
     for name, task in code.items():
         task.execute = functools.partial(execute, limits=limits, count=count, task=name, kept=kept)
+
+
+def set_fewshot(cfg: Bench, task: Any) -> None:
+    """How many examples stand before an item of the task, and by which seed they are drawn."""
+    # As lm-eval's own command does: a task that fixes zero examples keeps zero, and one that says nothing has none.
+    own = task.get_config("num_fewshot")
+    if own != 0:
+        task.set_config("num_fewshot", (own or 0) if cfg.fewshot is None else cfg.fewshot)
+    task.set_fewshot_seed(cfg.seed)
 
 
 def benchmarks(results: dict[str, Any]) -> dict[str, str]:
@@ -197,7 +207,7 @@ def _set_decoding(cfg: Bench, task: Any, model: Respondent) -> None:
             f"{model.source} has no chat template, and {task.task_name} asks through it: "
             "use a chat model, or lm-eval's own tasks"
         )
-    task.render = model.apply_chat_template
+    task.speak(model.template, model.end)
     model.rendered.add(str(task.task_name))
     if task.get_config("output_type") == "generate_until":
         # It knows all names of the length, and one stop string in place of a list
@@ -215,10 +225,3 @@ def _set_aggregation(name: str, task: Any) -> dict[str, Callable[[list[Any]], fl
         # A function of our own: by their identity lm-eval knows those that it bootstraps
         task._aggregation_list[metric] = guarded(how, name, file_of(name))
     return found
-
-
-def _set_fewshot(cfg: Bench, task: Any) -> None:
-    # As lm-eval's own command does: a task that fixes zero examples keeps zero.
-    if task.get_config("num_fewshot") != 0:
-        task.set_config("num_fewshot", cfg.fewshot)
-    task.set_fewshot_seed(cfg.seed)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2.exceptions import TemplateError
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
     configure_pad_token,
@@ -31,6 +30,7 @@ from stages.bench.load import end_of_turn
 from stages.bench.prompts import Prompts, Seen
 from stages.bench.ranks import ALONE, Ranks
 from stages.bench.responses import Responses
+from stages.bench.turns import ChatTemplate
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -58,6 +58,7 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         super().__init__()
         self.source, self.seed, self.responses = source, seed, Responses(kept, writes=ranks.rank == 0)
         self.tokenizer = configure_pad_token(tokenizer, model_config=config)
+        self.template = ChatTemplate(tokenizer, source)
         self.max_length = resolve_max_length(config, tokenizer)
         self.room = self.max_length + 1  # tokens of context and answer: the last one is never read
         self.encoder = Encoder(self.tokenizer, self.prefix_token_id)
@@ -98,19 +99,7 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The turns as the template writes them. Raises ValueError where it refuses, a system turn say."""
-        try:
-            text = self.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        except TemplateError as error:
-            raise ValueError(
-                f"{self.source}: its chat template refuses the prompt ({error}); "
-                "change prompt.system or prompt.examples"
-            ) from error
-        return str(text)
+        return self.template.asked(chat_history, to_go_on=not add_generation_prompt)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         """Token ids of one text."""

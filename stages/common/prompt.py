@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NotRequired, TypedDict
+
+# Some templates (Llama 3.2, gpt-oss) write today's date into the system turn, and then no two days' outs are alike.
+# This is the day that Llama 3.1's and 3.2's own templates fall back to. In production the date is the real one.
+DATE = datetime(2024, 7, 26)
 
 
 class Message(TypedDict):
@@ -55,3 +60,15 @@ def with_prompt(prompt: Prompt, turns: list[Message], *, examples: bool) -> list
             head.append({"role": "user", "content": example.user})
             head.append({"role": "assistant", "content": example.assistant})
     return head + turns[own:]
+
+
+def stop_clock(tokenizer: Any) -> None:
+    """Have the tokenizer's chat templates write DATE in place of today's date, for as long as this process lives.
+
+    An argument of that name is made a string by apply_chat_template, so their own clock is set.
+    """
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    own = tokenizer.chat_template
+    for source in own.values() if isinstance(own, dict) else [own] if own else []:
+        _compile_jinja_template(source).environment.globals["strftime_now"] = DATE.strftime

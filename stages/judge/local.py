@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.common.adapter import attach, base_of
+from stages.common.prompt import stop_clock
 from stages.judge.config import Judge
 from stages.judge.verdicts import Chances, Rendered
 
@@ -30,6 +31,7 @@ class LocalJudge:
         self.tokenizer: Any = AutoTokenizer.from_pretrained(cfg.model, local_files_only=True)
         if not self.tokenizer.chat_template:
             raise ValueError(f"judge.model={cfg.model} has no chat template; take a model tuned for chat")
+        stop_clock(self.tokenizer)
         model: Any = AutoModelForCausalLM.from_pretrained(
             base or cfg.model, dtype=torch.float32, use_safetensors=True, local_files_only=True
         )

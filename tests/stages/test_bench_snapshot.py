@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from ops import snapshot as making
 from stages.bench import snapshot
-from stages.bench.evaluation import load_tasks
+from stages.bench.evaluation import load_tasks, set_fewshot
 from stages.bench.modules import module_file
 from stages.bench.snapshot import ROW, dataset, folders, parse, read_card, untagged, verify
 from stages.common.files import read_json, sha256, write_json, write_jsonl
@@ -158,6 +159,19 @@ def test_a_task_whose_name_is_near_to_one_of_ours_is_itself(here: Path) -> None:
         ValueError, match=r"'gsm8k' \(did you mean gsm8k_match\?\).*ops.snapshot --task gsm8k"
     ):
         load_tasks(section("gsm8k"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "task", "own"),
+    [(None, "gsm8k", 5), (None, "hellaswag", 0), (2, "gsm8k", 2), (2, "hellaswag", 2)],
+)
+def test_a_suite_may_leave_a_task_its_own_number_of_examples(
+    here: Path, asked: int | None, task: str, own: int
+) -> None:
+    cfg = replace(section(task), fewshot=asked)
+    loaded = load_tasks(cfg)["tasks"][task]
+    set_fewshot(cfg, loaded)
+    assert loaded.get_config("num_fewshot") == own
 
 
 def test_a_package_that_a_tasks_module_needs_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

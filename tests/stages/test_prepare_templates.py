@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from stages.common.prompt import Message
-from stages.prepare.tokens.template import DATE, MARKER, Refused, Template
+from stages.common.prompt import DATE, Message
+from stages.prepare.tokens.template import MARKER, Refused, Template
 from stages.prepare.tokens.tokenise import Conversation
 from tests.stages.chat import CALLING, MARKS, MULTI, PAIR, WEATHER, byte_level, encode, encoder, learned, turn
 

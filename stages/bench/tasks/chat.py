@@ -3,7 +3,7 @@
 The YAML files beside this one name these classes and functions. lm-eval's own prompt builder knows one user
 turn a row; a conversation, or a row with a system turn of its own, would be asked differently from how the
 model was trained. So the turns come from `with_prompt`, as in the prepare stage, and only the rendering is
-lm-eval's: the string sent is `apply_chat_template(with_prompt(...), add_generation_prompt=True)`, no more.
+lm-eval's: the string sent is `apply_chat_template(with_prompt(...), tools, add_generation_prompt=True)`, no more.
 Rows that are no conversations (`fields`) are asked by the YAML's own description and doc_to_text.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from stages.bench.corpus import ITEM
 from stages.bench.scores import chosen
 from stages.bench.tasks import scorers
 from stages.bench.tasks.scoring import triage_fields
+from stages.bench.turns import ChatTemplate
 from stages.common.files import read_jsonl
 from stages.common.prompt import Example, Prompt, with_prompt
 
 Doc = dict[str, Any]
 PREPARED, FOLDERS = Path("data/prepared/test.jsonl"), Path("data/benchmarks")
+BESIDES = ("tool_calls", "reasoning_content")  # what an answer may hold besides its text
 IDS = ("id", "task_id", "question_id")  # as prepare names an item (stages/prepare/overlap/tested.py)
 DEFAULTS: Doc = {
     "test_split": "test",
@@ -68,15 +70,31 @@ class ChatTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval carries no ty
                 f"{name}: doc_to_target is a list: of the ready scorers only exact_match takes one"
             )
 
-    render: Callable[[list[dict[str, str]]], str]  # by the model's own chat template; evaluation.py sets it
+    template: ChatTemplate
+
+    def speak(self, template: ChatTemplate, end: str) -> None:
+        """Ask through the model's own template, whose answers end with `end`, and write by it what only it can write:
+
+        the right answers that call tools or bring their reasoning. Raises ValueError where it cannot.
+        """
+        self.template = template
+        docs = self.dataset[self.config.test_split]
+        if "spoken" in docs.column_names and any(docs["spoken"]):
+            self.dataset[self.config.test_split] = Dataset.from_list([self._spoken(doc, end) for doc in docs])
 
     def fewshot_context(self, doc: Doc, *_: Any, **__: Any) -> str:
         """The prompt of one item as a string, through the chat template whether lm-eval's tasks are or not."""
         if doc["turns"]:
-            return self.render(json.loads(doc["turns"]))
+            return self.template.asked(json.loads(doc["turns"]), json.loads(doc["tools"]))
         system = self.resolve_field(doc, self.config.description)
         turns = [{"role": "system", "content": system}] if system else []
-        return self.render([*turns, {"role": "user", "content": str(self.doc_to_text(doc))}])
+        return self.template.asked([*turns, {"role": "user", "content": str(self.doc_to_text(doc))}])
+
+    def _spoken(self, doc: Doc, end: str) -> Doc:
+        if not doc["spoken"]:
+            return doc
+        turns, last, tools = (json.loads(doc[name]) for name in ("turns", "spoken", "tools"))
+        return doc | {"target": self.template.answered(turns, last, tools, end)}
 
     def process_results(self, doc: Doc, results: list[Any]) -> Doc:
         """lm-eval's scores of one item, or the YAML's own function's, and those of the ready scorers."""
@@ -97,7 +115,7 @@ class ChatTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval carries no ty
         return found | scorers.likely(self.scorers, target, first)
 
 
-def rows(path: str, prompt: dict[str, Any], fewshot: int, **_: Any) -> dict[str, Dataset]:
+def rows(path: str, prompt: dict[str, Any], fewshot: int | None, **_: Any) -> dict[str, Dataset]:
     """The split `test`: one item a row, asked up to its last assistant turn, which is the target.
 
     Raises ValueError on a missing or empty file and on a row that does not end with an assistant's answer.
@@ -128,7 +146,7 @@ def fields(path: str, **_: Any) -> dict[str, Dataset]:
         ) from error
 
 
-def intent_rows(path: str, prompt: dict[str, Any], fewshot: int, **_: Any) -> dict[str, Dataset]:
+def intent_rows(path: str, prompt: dict[str, Any], fewshot: int | None, **_: Any) -> dict[str, Dataset]:
     """`rows` with `choices`, how an answer may begin (one for each intent of the file), and the right one."""
     docs = list(_docs(Path(path), _prompt(prompt, fewshot)))
     gold = [triage_fields(doc["target"], doc["id"])["intent"] for doc in docs]
@@ -139,9 +157,9 @@ def intent_rows(path: str, prompt: dict[str, Any], fewshot: int, **_: Any) -> di
     return {"test": Dataset.from_list(docs)}
 
 
-def _prompt(values: dict[str, Any], fewshot: int) -> Prompt:
+def _prompt(values: dict[str, Any], fewshot: int | None) -> Prompt:
     examples = [Example(**example) for example in values["examples"]]
-    return Prompt(**{**values, "examples": examples[:fewshot]})
+    return Prompt(**{**values, "examples": examples[: fewshot or 0]})
 
 
 def _docs(path: Path, prompt: Prompt) -> Iterator[Doc]:
@@ -149,12 +167,15 @@ def _docs(path: Path, prompt: Prompt) -> Iterator[Doc]:
     _refuse_twice(str(path), [row["id"] for row in found])
     for row in found:
         *turns, last = row["messages"] or [{"role": "none", "content": ""}]
-        if last["role"] != "assistant" or not last["content"]:
+        more = any(last.get(key) for key in BESIDES)
+        if last["role"] != "assistant" or not (last["content"] or last.get("tool_calls")):
             raise ValueError(f"{path}: row {row['id']} ends with {last['role']!r}, not with an answer")
         yield {
             "id": row["id"],
             "meta": json.dumps(row["meta"]),
             "turns": json.dumps(with_prompt(prompt, turns, examples=True)),
+            "tools": json.dumps(row.get("tools", [])),
+            "spoken": json.dumps(last) if more else "",  # ChatTask.speak makes the target of it
             "question": turns[-1]["content"] if turns else "",
             "target": last["content"],
         }

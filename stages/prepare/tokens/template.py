@@ -7,16 +7,14 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
+
+from stages.common.prompt import DATE
 
 Turn = Mapping[str, Any]
 Tools = list[dict[str, Any]]
 Span = tuple[int, int]
 
-# Some templates (Llama 3.2, gpt-oss) write today's date into the system turn, and then no two days' outs are alike.
-# This is the day that Llama 3.1's and 3.2's own templates fall back to. At inference the date is the real one.
-DATE = datetime(2024, 7, 26)
 MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")  # as transformers looks for it
 MEND = "(TRL has such templates for known families: trl.chat_template_utils.get_training_chat_template)"
 PROBE: list[Turn] = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]

@@ -1,0 +1,78 @@
+"""Tasks that draw while they read their documents: what is asked is what is scored, by a seed and by nothing else."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ops import snapshot as making
+from stages.bench.__main__ import main
+from stages.bench.evaluation import load_tasks
+from stages.common.files import write_jsonl
+from tests.stages.test_bench import items, section, variant
+
+GPQA = "gpqa_main_zeroshot"
+QUESTIONS = [
+    {
+        "Question": f"Which is {n}?",
+        "Correct Answer": f"right {n}",
+        **{f"Incorrect Answer {k}": f"wrong {n}.{k}" for k in (1, 2, 3)},
+    }
+    for n in range(12)
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A snapshot of GPQA, which shuffles the answers as it is read; its only split is for examples and items."""
+    root = tmp_path_factory.mktemp("gpqa")
+    write_jsonl(root / "in/train.jsonl", QUESTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        making.main(["--task", GPQA, "--from", "in"])
+    return root
+
+
+@pytest.fixture
+def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(made / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def asked(seed: int, examples: int) -> list[tuple[str, str]]:
+    """(prompt, right answer) of each item; the documents are read once more for the answers, as lm-eval does."""
+    task = load_tasks(replace(section(GPQA), seed=seed))["tasks"][GPQA]
+    task.set_config("num_fewshot", examples)
+    task.set_fewshot_seed(seed)
+    task.build_all_requests(rank=0, world_size=1)
+    prompts = {request.doc_id: request.args[0] for request in task.instances}
+    return [(prompts[number], str(task.doc_to_target(doc))) for number, doc in task.doc_iterator()]
+
+
+@pytest.mark.parametrize("examples", [0, 3])
+def test_the_letter_that_is_right_is_the_one_of_the_prompt(workspace: Path, examples: int) -> None:
+    pairs = asked(5, examples)
+    assert len(pairs) == len(QUESTIONS)
+    for prompt, gold in pairs:
+        own = prompt.rpartition("question:")[2]
+        number = own.partition("Which is ")[2].partition("?")[0]
+        assert f"{gold} right {number}\n" in own
+        assert prompt.count(f"Which is {number}?") == 1, "the item is one of its own examples"
+
+
+def test_the_order_is_the_seeds_and_no_others(workspace: Path) -> None:
+    first = asked(5, 3)
+    random.seed(99)
+    assert asked(5, 3) == first
+    assert asked(6, 3) != first
+    assert len({gold for _, gold in first}) > 1
+
+
+def test_the_stage_scores_what_it_asked(workspace: Path, tiny_model: Path) -> None:
+    main(replace(section(GPQA), seed=5), "base", variant(tiny_model))
+    assert [row["target"].strip() for row in items()] == [gold for _, gold in asked(5, 0)]
