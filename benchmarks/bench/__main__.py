@@ -189,6 +189,7 @@ def hf(folder: Path, batch: int = 8) -> Any:
     from stages.bench.load import end_of_turn, greedy
     from stages.bench.respondent import Nats
     from stages.bench.responses import Responses
+    from stages.bench.turns import ChatTemplate
 
     class Counted(HFLM):  # type: ignore[misc]
         def _loglikelihood_tokens(self, requests: Any, **named: Any) -> Any:
@@ -201,9 +202,10 @@ def hf(folder: Path, batch: int = 8) -> Any:
     model = Counted(
         pretrained=str(folder), device="cpu", dtype="float32", batch_size=batch, add_bos_token=False
     )
-    model.source, model.responses = str(folder), Responses(None)
+    model.source, model.responses, model.rendered = str(folder), Responses(None), set()
+    model.template = ChatTemplate(model.tokenizer, str(folder))
     model.end = model.tokenizer.convert_ids_to_tokens(end_of_turn(model.tokenizer))
-    model.model.generation_config = greedy(model.model, model.tokenizer)
+    model.model.generation_config = greedy(model.model, model.tokenizer, chat=True)
     return model
 
 

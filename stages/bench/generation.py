@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from transformers import StoppingCriteria
 
 from stages.bench.cache import growing_cache
 from stages.bench.likelihood import sliding_window
@@ -77,7 +78,6 @@ class Generation:
         prompts, decoding = asked.tokens, asked.decoding
         greedily = not decoding.get("do_sample")
         chosen = {name: value for name, value in decoding.items() if not (greedily and name == "temperature")}
-        stop = {"stop_strings": asked.stops, "tokenizer": self.tokenizer} if asked.stops else {}
         found = {}
         begin, end = self.ranks.span([1] * len(prompts)) if greedily else (0, len(prompts))
         for index, prompt in enumerate(prompts[begin:end], begin):
@@ -87,8 +87,8 @@ class Generation:
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=asked.most,
                 pad_token_id=self.tokenizer.pad_token_id,
+                stopping_criteria=[_Until(len(prompt), lambda answer: self._said(answer, asked.stops))],
                 **chosen,
-                **stop,
             )
             answer = output[0, len(prompt) :].tolist()
             stopped = next((at for at, token in enumerate(answer) if token in self.ends), len(answer))
@@ -143,6 +143,10 @@ class Generation:
         if token in self.ends:
             return True
         answer.append(token)
+        return self._said(answer, stops, look)
+
+    def _said(self, answer: list[int], stops: list[str], look: int = 0) -> bool:
+        """Whether a stop string is in the answer; without `look` all of it is read."""
         # Most steps end nothing, and the last few tokens show it: each is a byte or more of the text
         return self._holds(answer[-look:], stops) and self._holds(answer, stops)
 
@@ -167,6 +171,17 @@ class Generation:
         found = copy.deepcopy(self.stem[1])
         found.batch_repeat_interleave(rows)
         return found
+
+
+class _Until(StoppingCriteria):  # type: ignore[misc]  # transformers carries no types here
+    """Stops where what follows the prompt is enough: transformers' own stop strings may begin in the prompt."""
+
+    def __init__(self, prompt: int, enough: Callable[[list[int]], bool]) -> None:
+        self.prompt, self.enough = prompt, enough
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        found = [self.enough(row[self.prompt :].tolist()) for row in input_ids]
+        return torch.tensor(found, device=input_ids.device)
 
 
 def _shared(prompts: list[list[int]]) -> int:

@@ -13,6 +13,12 @@ from stages.bench.config import QUANTISED, Precision, Variant
 from stages.common.adapter import CONFIG, attach, base_of
 from stages.common.quantised import INSTALL, check_quantised, layer, load_quantised
 
+# Of a folder's generation settings: what greedy decoding does not heed, and what each request says itself
+HARMLESS = {
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("max_length", "max_new_tokens", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"),
+    *("use_cache", "cache_implementation", "cache_config", "_from_model_config"),
+}  # fmt: skip
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
 
 
@@ -40,13 +46,18 @@ def load(variant: Variant) -> tuple[Any, PreTrainedTokenizerBase]:
     return model.eval(), tokenizer
 
 
-def greedy(model: Any, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """Decoding is the prompt's matter: a repetition penalty or sampling of the model's folder is dropped."""
+def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> GenerationConfig:
+    """Plain greedy decoding, in place of what the model's folder says; `chat`: an end of turn ends an answer."""
     own = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
-    if tokenizer.chat_template:
+    if chat and tokenizer.chat_template:
         ends.add(end_of_turn(tokenizer))
     return GenerationConfig(do_sample=False, eos_token_id=sorted(ends - {None}))
+
+
+def penalties(config: GenerationConfig) -> dict[str, Any]:
+    """What a model folder's generation settings change in greedy decoding too: a repetition penalty, say."""
+    return {name: value for name, value in config.to_diff_dict().items() if name not in HARMLESS}
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from stages.bench.config import Bench, Precision, Variant
 from stages.bench.encoding import Pair
 from stages.bench.generation import Generation
 from stages.bench.likelihood import Likelihood, NotANumber
-from stages.bench.load import greedy, load
+from stages.bench.load import greedy, load, penalties
 from stages.bench.prompts import Prompts, Seen
 from stages.bench.ranks import ALONE, Ranks
 from stages.bench.respondent import Respondent
 
+log = logging.getLogger("lathe")
 DECODING = {
     "do_sample",
     "temperature",
@@ -32,7 +34,15 @@ class Scorer(Respondent):
         self.model, tokenizer = load(variant)
         super().__init__(variant.path, tokenizer, self.model.config, cfg.seed, kept, ranks)
         self._device = self.model.device
-        self.model.generation_config = greedy(self.model, tokenizer)
+        self.settings = penalties(self.model.generation_config)
+        if self.settings:
+            told = ", ".join(f"{name}={value}" for name, value in self.settings.items())
+            log.info(
+                "%s asks for %s: lm-eval's tasks are generated so, as by its command line; our own are not",
+                variant.path,
+                told,
+            )
+        self.model.generation_config = greedy(self.model, tokenizer, chat=cfg.chat_template)
         self.model.register_forward_hook(self._refuse_nan)
         # int8 picks the columns that it leaves in 16 bits by what is in a batch: an item would depend on its neighbours
         apart = variant.precision is Precision.int8

@@ -62,6 +62,7 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         self.max_length = resolve_max_length(config, tokenizer)
         self.room = self.max_length + 1  # tokens of context and answer: the last one is never read
         self.encoder = Encoder(self.tokenizer, self.prefix_token_id)
+        self.settings: dict[str, Any] = {}  # of the model's folder, for the generation of lm-eval's tasks
         self.rendered: set[str] = (
             set()
         )  # tasks whose prompts the chat template has written, to the first token
@@ -173,6 +174,8 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         seen: Seen,
     ) -> list[str]:
         decoding: dict[str, Any] = normalize_gen_kwargs(asked)
+        if special is not False:  # our own tasks say all of how an answer is made
+            decoding = {**self.settings, **decoding}
         most = decoding.pop("max_gen_toks")
         eos = self.tokenizer.decode(self.eot_token_id)
         stops = [stop for stop in handle_stop_sequences(decoding.pop("until", None), eos) if stop]

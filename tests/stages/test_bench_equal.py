@@ -88,6 +88,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in KINDS:
         model_of(kind, len(tokenizer)).save_pretrained(folder / kind)
         tokenizer.save_pretrained(folder / kind)
+    penalised(tokenizer, folder / "penalised")
     stopping(tokenizer, folder / "stops")
     tokenizer.add_special_tokens({"bos_token": "<bos>"})
     for name, (template, _) in CHATS.items():
@@ -132,6 +133,15 @@ def tokenizer_of(texts: list[str]) -> Any:
     )
     made.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", pad_token="<pad>")
+
+
+def penalised(tokenizer: Any, folder: Path) -> None:
+    """A model whose folder asks for what chat models of the hub ask for; of it, greedy decoding heeds one."""
+    model = model_of("llama", len(tokenizer))
+    settings = {"repetition_penalty": 1.3, "top_k": 20, "temperature": 0.7, "do_sample": True}
+    model.generation_config.update(**settings)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def stopping(tokenizer: Any, folder: Path) -> None:
@@ -243,6 +253,17 @@ def test_a_stop_string_may_be_a_special_token(bench: Path, monkeypatch: pytest.M
     lengths = {len(item["filtered_resps"][0]) for item in found["greedy_stopped"]}
     assert min(lengths) < 5 and len(lengths) > 10  # some are stopped early
     same_items(theirs(bench, "stops", tasks, "--batch_size", "1"), found)
+
+
+def test_the_folders_repetition_penalty_acts_as_at_the_command_line(
+    bench: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a batch `hf` penalises the padding too, so it is asked one by one."""
+    tasks = ["greedy", "number"]
+    found, plain = (ours(bench, name, tasks, monkeypatch) for name in ("penalised", "llama"))
+    same_items(theirs(bench, "penalised", tasks, "--batch_size", "1"), found)
+    texts, without = ([item["resps"] for item in each["number"]] for each in (found, plain))
+    assert texts != without
 
 
 def same_items(expected: dict[str, list[dict[str, Any]]], found: dict[str, list[dict[str, Any]]]) -> None:
