@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.bench.choices import shared_beginning
 from stages.bench.corpus import cell
 from stages.bench.results import Row
 from stages.common.files import fresh_dir, write_text
@@ -91,12 +90,6 @@ def _known(pairs: Pairs) -> Pairs:
 def _trimmed(pairs: Pairs) -> Pairs:
     """Answers without what all of them begin and end with, in whole words: `{"intent": "` and `",` say nothing."""
     texts = sorted({text for pair in pairs for text in pair})
-    head, tail = _shared(texts), _shared([text[::-1] for text in texts])
+    head, tail = shared_beginning(texts), shared_beginning([text[::-1] for text in texts])
     cut = {text: text[head : len(text) - tail] or text for text in texts}
     return [(cut[actual], cut[predicted]) for actual, predicted in pairs]
-
-
-def _shared(texts: list[str]) -> int:
-    """How long the common beginning is, up to where its last word begins."""
-    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
-    return len(re.sub(r"\w*\Z", "", "".join(letters[0] for letters in same)))

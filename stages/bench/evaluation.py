@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.bench import snapshot
+from stages.bench.choices import GOLD
 from stages.bench.config import Bench
 from stages.bench.documents import processed_once
 from stages.bench.faults import blamed, guarded
@@ -39,7 +40,7 @@ def answer(cfg: Bench, model: Respondent) -> None:
 
 def evaluate(cfg: Bench, model: Respondent, *, scored: bool = True) -> dict[str, Any]:
     """lm-eval's results, with `samples`, of the section's tasks on `model`; `aggregations` has, by task and metric, the
-    functions that are no mean over items.
+    functions that are no mean over items, and `by_size`, by group and metric, whether a task weighs its items.
 
     Raises ValueError on an unknown task, a missing or changed snapshot, a task that lm-eval cannot load, ask or score
     (faults.py), our own tasks asked of a model without a chat template, and where `set_execution` does.
@@ -68,7 +69,11 @@ def evaluate(cfg: Bench, model: Respondent, *, scored: bool = True) -> dict[str,
         fewshot_as_multiturn=True,
         confirm_run_unsafe_code=cfg.code.run,
     )
-    return results | {"aggregations": aggregations}
+    for name, task in loaded["tasks"].items():
+        for sample in results["samples"].get(name, []) if getattr(task, "multiple_input", 0) else []:
+            sample[GOLD] = task.doc_to_text(sample["doc"])
+    weights = {name: _by_size(group) for name, group in loaded["groups"].items()}
+    return results | {"aggregations": aggregations, "by_size": weights}
 
 
 def _stop() -> None:
@@ -147,6 +152,10 @@ def set_execution(cfg: Bench, tasks: dict[str, Any], kept: Responses) -> None:
     isolation(limits)
     for name, task in code.items():
         task.execute = functools.partial(execute, limits=limits, count=count, task=name, kept=kept)
+
+
+def _by_size(group: Any) -> dict[str, bool]:
+    return {each.metric: bool(each.weight_by_size) for each in group.aggregate_metric_list or []}
 
 
 def set_fewshot(cfg: Bench, task: Any) -> None:

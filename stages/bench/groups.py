@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 def groups(results: Mapping[str, Any], metrics: Metrics) -> Metrics:
     """Groups of a metric that all their tasks have: lm-eval's value, interval from those of its tasks.
 
-    lm-eval's value is their mean, weighted by their items or not; its weights are seen from it.
+    lm-eval's value is their mean, weighted by their items or not, as the group says.
     """
     found: Metrics = {}
     for name, value, tasks in _groups(results, metrics):
         members = [metrics[task] for task in tasks]
-        if (by_items := _weights(value, members)) is not None:
+        if (by_items := _weights(value, members, asked=_asked(results, name))) is not None:
             found[name] = {**_mean(members, by_items=by_items), "value": value}
     return found
 
@@ -37,7 +37,7 @@ def clean_groups(results: Mapping[str, Any], metrics: Metrics, rows: Sequence[Ro
     }
     found: Metrics = {}
     for name, value, tasks in _groups(results, metrics):
-        by_items = _weights(value, [metrics[task] for task in tasks])
+        by_items = _weights(value, [metrics[task] for task in tasks], asked=_asked(results, name))
         left = [metrics.get(f"{task}/clean", metrics[task]) for task in tasks if task in clean]
         overlapped = sum(each["n"] for each in left) < sum(metrics[task]["n"] for task in tasks)
         if overlapped and left and (by_items or (by_items is False and len(left) == len(tasks))):
@@ -76,9 +76,18 @@ def _tasks(name: str, inner: Mapping[str, list[str]]) -> Iterator[str]:
         yield from _tasks(member, inner)
 
 
-def _weights(value: float, members: list[Metric]) -> bool | None:
-    """Whether the mean that `value` is weighs a task by its items; None where it is no mean of theirs."""
-    for by_items in (True, False):
+def _asked(results: Mapping[str, Any], name: str) -> bool:
+    """Whether the group of "group/metric" is to weigh a task by its items: lm-eval's default."""
+    group, _, label = name.rpartition("/")
+    return bool(results.get("by_size", {}).get(group, {}).get(label.partition(",")[0], True))
+
+
+def _weights(value: float, members: list[Metric], *, asked: bool) -> bool | None:
+    """Whether the mean that `value` is weighs a task by its items; None where it is no mean of theirs.
+
+    Of tasks of one size both means are the value, and then what was asked decides.
+    """
+    for by_items in (asked, not asked):
         if math.isclose(value, _mean(members, by_items=by_items)["value"], rel_tol=1e-9):
             return by_items
     return None

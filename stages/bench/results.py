@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, TypedDict
 
+from stages.bench.choices import output_and_target
 from stages.bench.corpus import Parts, other, summary
 from stages.bench.groups import aggregates, groups
 from stages.bench.programs import Tried
-from stages.bench.scores import chosen, reader_suffix, split, summed
+from stages.bench.scores import reader_suffix, split, summed
 from stages.bench.snapshot import ROW
 from stages.common.files import write_bytes
 from stages.common.statistics import Metric, Metrics, bootstrap, wilson
 
+log = logging.getLogger("lathe")
 OPTIONAL = ("parts", "verdicts")
 
 
@@ -47,16 +50,18 @@ def item_rows(results: dict[str, Any], fields: list[str], dirty: set[tuple[str, 
 
     `fields` of the items become slices; `dirty` are the (task, id) that training rows overlap. A task that makes
     several items of one row, in other wordings say, has them as 0000003, 0000003.1 and so on, all overlapped or none.
-    Raises ValueError on a score that is not finite.
+    Where a task hides which row an item is from, all are overlapped if one is. Raises ValueError on a score that is not
+    finite, and on a right choice that is not there.
     """
     rows: dict[tuple[str, str], Row] = {}
     for task, samples in results["samples"].items():
+        lost = _hidden(task, samples, dirty)
         names: dict[str, list[int]] = defaultdict(list)  # by id, the places of the items that have it
         for sample in sorted(
             samples, key=lambda sample: int(sample["doc_id"])
         ):  # stable: filters keep their order
             row = _row(task, sample, fields, results["aggregations"].get(task, {}))
-            row["clean"] = (task, row["id"]) not in dirty
+            row["clean"] = not lost and (task, row["id"]) not in dirty
             places = names[row["id"]]
             if sample["doc_id"] not in places:
                 places.append(sample["doc_id"])
@@ -145,6 +150,20 @@ def _row(task: str, sample: dict[str, Any], fields: list[str], aggregations: dic
     }
 
 
+def _hidden(task: str, samples: list[dict[str, Any]], dirty: set[tuple[str, str]]) -> bool:
+    """Whether training rows overlap items of the task, and its own code drops the column that tells which."""
+    hidden = any(ROW not in sample["doc"] and "turns" not in sample["doc"] for sample in samples)
+    if hidden and any(name == task for name, _ in dirty):
+        log.warning(
+            "%s: training rows overlap items of it, and its process_docs drops the column %s that tells which: no "
+            "score of it is called clean",
+            task,
+            ROW,
+        )
+        return True
+    return False
+
+
 def _loglikelihoods(responses: list[Any]) -> list[float]:
     """Of each answer (nats, greedy) or whole text (nats) that was scored; a generated answer has none."""
     first = [response[0] if isinstance(response, tuple) else response for response in responses]
@@ -164,17 +183,12 @@ def _programs(responses: list[Any]) -> list[Tried]:
 
 def _texts(task: str, sample: dict[str, Any]) -> tuple[str, str]:
     """Output and target as texts: of choices the likeliest, several programs as JSON; "" for a likelihood alone."""
-    arguments, responses, target = sample["arguments"], sample["filtered_resps"], sample["target"]
+    responses, target = sample["filtered_resps"], sample["target"]
     if programs := _programs(responses):
         return programs[0] if len(programs) == 1 else _json(programs), str(target)
     if not isinstance(responses[0], tuple):
         return str(responses[0]), str(target)
-    if len(arguments) == 1:
-        return "", str(target)
-    likeliest = max(range(len(responses)), key=lambda index: float(responses[index][0]))
-    if isinstance(target, int):
-        target = chosen(arguments, target, f"item {sample['doc_id']} of {task}")[1]
-    return arguments[likeliest][1], str(target)
+    return output_and_target(task, sample)
 
 
 def _others(results: dict[str, Any], seed: int) -> Metrics:

@@ -93,7 +93,8 @@ def _known(name: str, value: Any, aggregate: str) -> Split:
 def likelihood(name: str, nats: float, size: int) -> Split:
     """Of a text of `size` tokens, bytes or words: nats each (bits for bits_per_byte), and the parts."""
     unit = math.log(2) if name == "bits_per_byte" else 1.0
-    return {name + ITEM: nats / size / unit}, {name: {"nats": nats, "size": float(size)}}
+    own = {name + ITEM: nats / size / unit} if size else {}  # an empty text weighs nothing
+    return own, {name: {"nats": nats, "size": float(size)}}
 
 
 def _bbq(name: str, value: Any, aggregate: str) -> Split:

@@ -24,6 +24,11 @@ QUESTIONS = [
     }
     for n in range(12)
 ]
+SENTENCES = [
+    {"sentence": f"The ball {n} is not in the box since the _ is small.", "answer": str(1 + n % 2)}
+    | {"option1": "box", "option2": "ball"}
+    for n in range(6)
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +39,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         making.main(["--task", GPQA, "--from", "in"])
+        write_jsonl(root / "twice/train.jsonl", SENTENCES)
+        write_jsonl(root / "twice/validation.jsonl", SENTENCES)
+        making.main(["--task", "winogrande", "--from", "twice"])
     return root
 
 
@@ -76,3 +84,14 @@ def test_the_order_is_the_seeds_and_no_others(workspace: Path) -> None:
 def test_the_stage_scores_what_it_asked(workspace: Path, tiny_model: Path) -> None:
     main(replace(section(GPQA), seed=5), "base", variant(tiny_model))
     assert [row["target"].strip() for row in items()] == [gold for _, gold in asked(5, 0)]
+
+
+def test_where_choices_stand_in_the_prompts_the_output_is_the_chosen_one(
+    workspace: Path, tiny_model: Path
+) -> None:
+    main(section("winogrande"), "base", variant(tiny_model))
+    rows = items()
+    assert [row["target"] for row in rows] == ["box", "ball"] * 3
+    assert {row["output"] for row in rows} <= {"box", "ball"}
+    assert [row["scores"]["acc"] for row in rows] == [float(row["output"] == row["target"]) for row in rows]
+    assert 0 < sum(row["scores"]["acc"] for row in rows) < 6

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from stages.bench.groups import groups
+from stages.bench.choices import GOLD
+from stages.bench.groups import clean_groups, groups
 from stages.bench.results import item_rows, summarise
 from stages.bench.scores import split
 from stages.bench.snapshot import ROW
@@ -85,6 +86,67 @@ def test_a_group_has_its_tasks_weights(value: float) -> None:
     expected = {"value": value, "lo": value - half, "hi": value + half, "n": 40}
     assert groups(found, tasks)["g/f1"] == pytest.approx(expected)
     assert groups(found, {"a/f1": tasks["a/f1"]}) == {}
+
+
+@pytest.mark.parametrize("by_size", [True, False])
+def test_a_group_of_tasks_of_one_size_weighs_their_clean_items_as_it_says(by_size: bool) -> None:
+    """Both means are 0.5 of all items; of the clean ones, 1 in 1 and 0 in 3, they are 0.5 and 0.25."""
+    found = results("a", "acc", None, [1.0, 1.0, 1.0, 1.0])
+    found["samples"] |= results("b", "acc", None, [0.0] * 4)["samples"]
+    found |= {"aggregations": {}, "group_subtasks": {"g": ["a", "b"]}, "by_size": {"g": {"acc": by_size}}}
+    found["results"] = {"g": {"acc,none": 0.5}}
+    for samples in found["samples"].values():
+        for at, sample in enumerate(samples):
+            sample["doc"] = {ROW: at}
+    rows = item_rows(found, [], {("a", f"{at:07d}") for at in range(3)} | {("b", "0000000")})
+    metrics = summarise(rows, found, 3)
+    clean = summarise([row for row in rows if row["clean"]], found | {"results": {}}, 3)
+    told = clean_groups(found, metrics | {f"{key}/clean": value for key, value in clean.items()}, rows)
+    assert told["g/acc/clean"]["value"] == pytest.approx(0.25 if by_size else 0.5)
+
+
+CHOICES = [("p", " (A)"), ("p", " (B)"), ("p", " (C)")]
+PROMPTS = [
+    ("It is not in the box since the box", " is small."),
+    ("It is not in the box since the ball", " is small."),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "more", "expected"),
+    [
+        (CHOICES, {"target": 0}, (" (B)", " (A)")),
+        (CHOICES, {"target": "(B)"}, (" (B)", " (B)")),
+        (CHOICES, {"target": [1]}, (" (B)", " (B)")),
+        (CHOICES, {"target": [0, 2]}, (" (B)", '[" (A)", " (C)"]')),
+        ([*CHOICES, *(("", answer) for _, answer in CHOICES)], {"target": 2}, (" (B)", " (C)")),
+        (PROMPTS, {"target": "is small.", GOLD: 0}, ("ball", "box")),
+        (PROMPTS[:1] * 2, {"target": 0}, (" is small.", " is small.")),
+    ],
+)
+def test_the_output_is_what_was_chosen_and_a_right_one_equals_its_target(
+    arguments: list[tuple[str, str]], more: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    found = results("t", "acc", None, [0.0]) | {"aggregations": {}}
+    nats = [(-3.0, False), (-1.0, False), (-2.0, False), (-0.1, False), (-0.1, False), (-0.1, False)]
+    found["samples"]["t"][0] |= {"arguments": arguments, "filtered_resps": nats[: len(arguments)], **more}
+    [row] = item_rows(found, [], set())
+    assert (row["output"], row["target"]) == expected
+
+
+def test_where_a_task_hides_its_rows_no_item_is_called_clean(caplog: pytest.LogCaptureFixture) -> None:
+    found = results("t", "acc", None, [0.0, 1.0]) | {"aggregations": {}}
+    found["samples"]["t"][0]["doc"] = {ROW: 0}
+    assert all(row["clean"] for row in item_rows(found, [], {("other", "0000001")}))
+    assert not any(row["clean"] for row in item_rows(found, [], {("t", "0000001")}))
+    assert f"t: training rows overlap items of it, and its process_docs drops the column {ROW}" in caplog.text
+
+
+def test_an_empty_text_weighs_nothing() -> None:
+    from lm_eval.api.metrics import weighted_perplexity
+
+    told = reported(results("t", "byte_perplexity", weighted_perplexity, [(-3.0, 4), (0.0, 0)]))
+    assert told["t/byte_perplexity"]["value"] == pytest.approx(math.exp(3 / 4))
 
 
 @pytest.mark.parametrize("target", [2, -1])
