@@ -23,6 +23,9 @@ from stages.bench.prompts import Prompts, Seen
 from stages.bench.respondent import Respondent
 from stages.common.adapter import base_of
 
+# Beyond the model's context, how many tokens of prompt and answer lm-eval's class takes; its windows of longer texts
+# are one shorter. `hf` does not read the last token; servers write one more.
+ROOM = {Backend.hf: 1, Backend.sglang: 0, Backend.vllm: -1, Backend.completions: -1}
 SECRET = ("auth_token", "api_key", "header")
 
 
@@ -36,7 +39,7 @@ class Foreign(Respondent):
         folder = Path(variant.path)
         config = AutoConfig.from_pretrained(base_of(folder) or folder)
         super().__init__(variant.path, AutoTokenizer.from_pretrained(folder), config, cfg.seed, kept)
-        self.room = self.max_length - 1  # a server writes a token after what it scores
+        self.room = self.max_length + ROOM[variant.backend]
         self.what = f"back end {variant.backend.name} of {variant.path}"
         self.inner = self._start(variant.backend, arguments(cfg, variant, self))
 

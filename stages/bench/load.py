@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from stages.bench.config import QUANTISED, Precision, Variant
 from stages.common.adapter import CONFIG, attach, base_of
+from stages.common.files import read_json
 from stages.common.quantised import INSTALL, check_quantised, layer, load_quantised
 
 # Of a folder's generation settings: what greedy decoding does not heed, and what each request says itself
@@ -19,6 +20,14 @@ HARMLESS = {
     *("max_length", "max_new_tokens", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"),
     *("use_cache", "cache_implementation", "cache_config", "_from_model_config"),
 }  # fmt: skip
+PROMPT_LEARNING = (
+    "PROMPT_TUNING",
+    "P_TUNING",
+    "PREFIX_TUNING",
+    "MULTITASK_PROMPT_TUNING",
+    "ADAPTION_PROMPT",
+    "CPT",
+)
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
 
 
@@ -33,8 +42,10 @@ def load(variant: Variant) -> tuple[Any, PreTrainedTokenizerBase]:
             f"variants.<name>.model_args of {variant.path} mean nothing to backend: own; leave them empty"
         )
     folder = Path(variant.path)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     base = base_of(folder)
+    if base:
+        _check_adapter(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     if variant.precision in QUANTISED:
         _check_precision(variant)
         model = load_quantised(base or folder, torch.float32, nf4=variant.precision is Precision.nf4)
@@ -75,6 +86,16 @@ def check_source(variant: Variant) -> None:
         raise ValueError(
             f"no model folder at {variant.path!r} (variants.<name>.path): run `dvc repro` or `dvc pull`; "
             f"`python -m ops.variant <name> {variant.revision or '<source>'}` brings a model from elsewhere"
+        )
+
+
+def _check_adapter(folder: Path) -> None:
+    """Raise ValueError on an adapter that writes tokens of its own before the prompt: lengths assume none."""
+    kind = str(read_json(folder / CONFIG).get("peft_type"))
+    if kind in PROMPT_LEARNING:
+        raise ValueError(
+            f"the adapter in {folder} is of kind {kind}, which puts tokens of its own before a prompt: bench scores "
+            "adapters of weights (LoRA and its kin), so merge it or take `backend: hf`"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -103,6 +104,33 @@ def test_a_first_token_is_written_once_and_where_the_template_writes_none_our_ta
     assert sorted(found) == sorted(
         tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("<|bos|>plain", "<|bos|>begun")
     )
+
+
+def test_a_text_longer_than_the_context_is_cut_as_by_lm_evals_hf(workspace: Path, tiny_model: Path) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from stages.bench.foreign import Foreign
+    from stages.bench.model import Scorer
+
+    texts = ["the router is broken and nothing helps, " * 90, "short"]
+    asked = [
+        Instance("loglikelihood_rolling", {}, (text,), number, ("t", number, 1))
+        for number, text in enumerate(texts)
+    ]
+    variant = on(Backend.hf)
+    expected = HFLM(pretrained="models/base", device="cpu", dtype="float32", batch_size=2)
+    nats = expected.loglikelihood_rolling(asked)
+    assert len(expected.tok_encode(texts[0])) > expected.max_length
+    for model in (Foreign(CFG, variant), Scorer(CFG, on(Backend.own))):
+        assert [float(each) for each in model.loglikelihood_rolling(asked)] == pytest.approx(nats, abs=1e-3)
+
+
+def test_an_adapter_that_writes_tokens_is_refused(workspace: Path) -> None:
+    Path("adapter").mkdir()
+    told = {"peft_type": "PROMPT_TUNING", "base_model_name_or_path": "models/base"}
+    Path("adapter/adapter_config.json").write_text(json.dumps(told))
+    refused(replace(on(Backend.own), path="adapter"), "PROMPT_TUNING, which puts tokens of its own before")
 
 
 def refused(variant: Variant, match: str, cfg: Bench = CFG) -> None:
