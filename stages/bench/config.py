@@ -29,6 +29,7 @@ class Backend(Enum):
     vllm = "vllm"
     sglang = "sglang"
     completions = "local-completions"  # any OpenAI-compatible server with `echo` and `logprobs`
+    chat = "local-chat-completions"  # any OpenAI-compatible chat endpoint: generated answers alone
 
 
 @dataclass

@@ -21,11 +21,14 @@ from stages.bench.likelihood import NotANumber
 from stages.bench.load import check_source
 from stages.bench.prompts import Prompts, Seen
 from stages.bench.respondent import Respondent
+from stages.bench.turns import Messages
 from stages.common.adapter import base_of
 
 # Beyond the model's context, how many tokens of prompt and answer lm-eval's class takes; its windows of longer texts
 # are one shorter. `hf` does not read the last token; servers write one more.
-ROOM = {Backend.hf: 1, Backend.sglang: 0, Backend.vllm: -1, Backend.completions: -1}
+ROOM = {Backend.hf: 1, Backend.sglang: 0, Backend.vllm: -1, Backend.completions: -1, Backend.chat: 0}
+NO_LIMIT = 1 << 40
+ENDPOINTS = {Backend.completions: "completions", Backend.chat: "chat/completions"}
 SECRET = ("auth_token", "api_key", "header")
 
 
@@ -40,11 +43,19 @@ class Foreign(Respondent):
         config = AutoConfig.from_pretrained(base_of(folder) or folder)
         super().__init__(variant.path, AutoTokenizer.from_pretrained(folder), config, cfg.seed, kept)
         self.room = self.max_length + ROOM[variant.backend]
+        self.chats = variant.backend is Backend.chat
+        if self.chats:
+            # The server counts the tokens of what it makes of the messages, and refuses what is too long
+            self.template, self.max_length = Messages(self.tokenizer, variant.path), NO_LIMIT
         self.what = f"back end {variant.backend.name} of {variant.path}"
         self.inner = self._start(variant.backend, arguments(cfg, variant, self))
 
     def score(self, pairs: Sequence[Pair], seen: Seen) -> list[tuple[float, bool]]:
-        """As Respondent's; NaN and infinity are refused."""
+        """As Respondent's; NaN and infinity are refused, and so are likelihoods of a chat endpoint, which has none."""
+        if self.chats:
+            raise ValueError(
+                f"{self.what} has no log-likelihoods: take tasks whose answers are generated, or backend completions"
+            )
         requests = [(("", ""), context, answer) for context, answer in pairs]
         found = self._asked(requests, self.inner._loglikelihood_tokens, seen)
         scored = [(float(nats), bool(greedy)) for nats, greedy in found]
@@ -55,6 +66,8 @@ class Foreign(Respondent):
     def complete(self, asked: Prompts) -> list[str]:
         """As Respondent's."""
         decoding = {**asked.decoding, "until": asked.stops, "max_gen_toks": asked.most}
+        if self.chats:
+            return self._chat(asked, decoding)
         requests = [
             Instance("generate_until", {}, (text, dict(decoding)), number)
             for number, text in enumerate(asked.texts)
@@ -72,6 +85,20 @@ class Foreign(Respondent):
             for number, answer in zip(mine, answers, strict=True):
                 found[number] = str(answer)
         return found
+
+    def _chat(self, asked: Prompts, decoding: dict[str, Any]) -> list[str]:
+        from lm_eval.models.api_models import JsonChatStr
+
+        if plain := [text for text in asked.texts if not text.startswith("[{")]:
+            raise ValueError(
+                f"{self.what} takes messages, and a task asks with a text ({plain[0][:60]!r}): set "
+                "bench.chat_template=true"
+            )
+        requests = [
+            Instance("generate_until", {}, (JsonChatStr(text), dict(decoding)), number)
+            for number, text in enumerate(asked.texts)
+        ]
+        return [str(answer) for answer in self._asked(requests, self.inner.generate_until, asked.seen)]
 
     def _start(self, backend: Backend, given: dict[str, Any]) -> Any:
         from lm_eval.api.registry import get_model
@@ -123,6 +150,7 @@ def arguments(cfg: Bench, variant: Variant, asked: Respondent) -> dict[str, Any]
             "seed": cfg.seed,
             "max_length": asked.max_length,
         },
+        Backend.chat: {"model": folder, "seed": cfg.seed, "eos_string": asked.tokenizer.eos_token},
     }
     return known[variant.backend] | variant.model_args
 
@@ -143,10 +171,10 @@ def _check_arguments(variant: Variant) -> None:
         )
     if given.get("trust_remote_code"):
         raise ValueError("variants.<name>.model_args.trust_remote_code: no model's own code is run here")
-    if variant.backend is Backend.completions and not given.get("base_url"):
+    if variant.backend in ENDPOINTS and not given.get("base_url"):
         raise ValueError(
             f"backend {name} of {variant.path} needs model_args: "
-            "{base_url: http://127.0.0.1:8000/v1/completions, model: <the server's name of it>}"
+            f"{{base_url: http://127.0.0.1:8000/v1/{ENDPOINTS[variant.backend]}, model: <the server's name of it>}}"
         )
     if variant.precision in QUANTISED:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -28,7 +29,7 @@ class ChatTemplate:
 
         Raises ValueError where the template refuses, or begins an answer otherwise than it asks for one.
         """
-        asked = self.asked(turns, tools)
+        asked = self._write(turns, tools, add_generation_prompt=True)
         whole = self._write([*turns, last], tools, add_generation_prompt=False)
         if not whole.startswith(asked):
             raise ValueError(
@@ -47,3 +48,17 @@ class ChatTemplate:
                 f"{self.source}: its chat template refuses the prompt ({error}); "
                 "change prompt.system or prompt.examples"
             ) from error
+
+
+class Messages(ChatTemplate):
+    """For a server that takes messages and writes the prompt itself, by a template that nobody here sees."""
+
+    def asked(self, turns: Turns, tools: Turns | None = None, *, to_go_on: bool = False) -> str:
+        """The messages as JSON. Raises ValueError on what the endpoint has no room for: tools, a begun answer."""
+        if tools or to_go_on:
+            what = "tools" if tools else "an answer that is begun"
+            raise ValueError(
+                f"backend chat of {self.source} sends messages alone, and a prompt has {what}: take backend "
+                "completions, or leave the task out"
+            )
+        return json.dumps(turns, ensure_ascii=False)

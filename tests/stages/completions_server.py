@@ -1,4 +1,4 @@
-"""A small server that speaks OpenAI's completions format over a real model: scores by echo, and greedy text.
+"""A small server that speaks OpenAI's formats over a real model: completions (scores by echo, greedy text) and chat.
 
 Answers are what vLLM's and llama.cpp's servers give (platform.openai.com/docs/api-reference/completions).
 """
@@ -28,6 +28,10 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/v1/completions"
 
+    @property
+    def chat(self) -> str:
+        return self.url.replace("/v1/", "/v1/chat/")
+
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
@@ -51,6 +55,14 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def _choices(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
+        if "messages" in asked:
+            assert self.path == "/v1/chat/completions"
+            text = self.server.tokenizer.apply_chat_template(
+                asked["messages"], tokenize=False, add_generation_prompt=True
+            )
+            ids = self.server.tokenizer(text, add_special_tokens=False)["input_ids"]
+            written = self._written(ids, asked)["text"]
+            return [{"index": 0, "message": {"role": "assistant", "content": written}}]
         prompts = asked["prompt"]
         prompts = [self.server.tokenizer(prompts)["input_ids"]] if isinstance(prompts, str) else prompts
         answer = self._scored if asked.get("echo") else self._written

@@ -69,6 +69,25 @@ def test_a_server_gives_the_numbers_of_our_own_engine(
     same(scored("several", on(Backend.completions, base_url=server.url, num_concurrent=3)), own)
 
 
+def test_a_chat_endpoint_writes_the_answers_of_our_own_engine(workspace: Path, server: Server) -> None:
+    """It gets messages, and its template is the model's; what it cannot do is one line."""
+    generated = replace(CFG, tasks=["helpdesk_triage"])
+    served = on(Backend.chat, base_url=server.chat, model="tiny", max_retries=1)
+    server.seen.clear()
+    own, found = scored("own", on(Backend.own), generated), scored("served", served, generated)
+    for one, other in zip(found, own, strict=True):
+        assert [one[key] for key in ("id", "output", "target", "scores")] == [
+            other[key] for key in ("id", "output", "target", "scores")
+        ]
+    asked = [each["messages"] for each in server.seen]
+    assert sorted(map(len, asked)) == [2, 2, 4] and all(each[0]["role"] == "system" for each in asked)
+    refused(
+        served, "backend chat of models/base has no log-likelihoods: take tasks whose answers are generated"
+    )
+    write([row | {"tools": [{"type": "function", "function": {"name": "f"}}]} for row in ROWS])
+    refused(served, "sends messages alone, and a prompt has tools", generated)
+
+
 def test_transformers_as_lm_eval_runs_it_gives_the_numbers_of_our_own_engine(workspace: Path) -> None:
     same(scored("hf", on(Backend.hf)), scored("own", on(Backend.own)))
 
@@ -145,6 +164,7 @@ def test_what_a_back_end_lacks_is_one_clear_line(
 ) -> None:
     once = {"max_retries": 1, "model": "tiny"}
     refused(on(Backend.completions), r"completions of models/base needs model_args: \{base_url: ")
+    refused(on(Backend.chat), r"chat of models/base needs model_args: \{base_url: .*/v1/chat/completions")
     refused(on(Backend.completions, base_url="http://a@b/v1"), "has a user in it: set OPENAI_API_KEY")
     refused(on(Backend.completions, auth_token="t"), "auth_token would stand in params.yaml and git")
     refused(on(Backend.hf, add_bos_token=True), "the tokenizer and the chat template say what")
