@@ -82,7 +82,7 @@ def test_a_chat_endpoint_writes_the_answers_of_our_own_engine(workspace: Path, s
     asked = [each["messages"] for each in server.seen]
     assert sorted(map(len, asked)) == [2, 2, 4] and all(each[0]["role"] == "system" for each in asked)
     refused(
-        served, "backend chat of models/base has no log-likelihoods: take tasks whose answers are generated"
+        served, "back end chat of models/base has no log-likelihoods: take tasks whose answers are generated"
     )
     write([row | {"tools": [{"type": "function", "function": {"name": "f"}}]} for row in ROWS])
     refused(served, "sends messages alone, and a prompt has tools", generated)
