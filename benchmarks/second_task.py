@@ -8,17 +8,20 @@ share of weights that LoRA trains.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import tempfile
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 
+from ops.compose import composed
 from stages.common.files import write_jsonl
 from stages.common.run import seed_everything
 from stages.common.statistics import paired_difference, wilson
@@ -100,9 +103,16 @@ def rows(split: str) -> list[dict[str, Any]]:
     return found
 
 
+@lru_cache(maxsize=1)
+def settings() -> str:
+    """The default of conf/, composed."""
+    with contextlib.chdir(ROOT):
+        return composed([])
+
+
 def section(name: str, kind: type[Any], folder: Path) -> Any:
-    """The stage's section of params.yaml, turned to the second task's data."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))[name]
+    """The stage's section as conf/ has it, whatever experiment params.yaml holds, turned to the second task's data."""
+    values = yaml.safe_load(settings())[name]
     if name == "prepare":
         values["data"] |= {"name": "route", "path": "data/raw/route"}
         values["examples_share"] = 0.0
