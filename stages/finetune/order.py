@@ -51,6 +51,24 @@ class Order:
             yield from self.parts_of(step, rank)
 
 
+def turns(rows: int, size: int, ranks: int, *, even: bool) -> Iterator[list[range]]:
+    """Every row once, `size` at a time, shared among the processes; in the last turns some have nothing.
+
+    With `even`, all that have something in a turn have equally much: a turn with a short last part is split anew.
+    """
+    starts = range(0, rows, size)
+    for turn in range(0, len(starts), ranks):
+        parts = [range(start, min(start + size, rows)) for start in starts[turn : turn + ranks]]
+        if even and len(parts[-1]) < len(parts[0]):
+            begin, share = parts[0].start, len(range(parts[0].start, rows)) // ranks
+            left = begin + share * ranks
+            if share:
+                yield [range(start, start + share) for start in range(begin, left, share)]
+            parts = [range(row, row + 1) for row in range(left, rows)]
+        if parts:
+            yield parts + [range(0)] * (ranks - len(parts))
+
+
 @lru_cache(maxsize=2)
 def _permutation(seed: int, turn: int, rows: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng([seed, turn]).permutation(rows)

@@ -22,7 +22,7 @@ from stages.finetune.config import Finetune
 from stages.finetune.data import Data, collate_pairs, collate_rows, padding
 from stages.finetune.head import project_supervised_only
 from stages.finetune.measure import REFERENCE, Meter, processor, size
-from stages.finetune.order import Order
+from stages.finetune.order import Order, turns
 from stages.finetune.progress import PROGRESS, Progress
 from stages.finetune.saving import Saving
 from stages.finetune.sharding import shard_on_cpus
@@ -32,6 +32,8 @@ log = logging.getLogger("lathe")
 
 class Exact(Saving):
     """What Sft and Dpo share; a mixin in front of a TRL trainer."""
+
+    EVEN = False  # whether processes must evaluate equally many rows at once
 
     def create_accelerator_and_postprocess(self) -> None:
         """The Trainer's own, with FSDP2 wherever it was asked for."""
@@ -152,17 +154,14 @@ class Exact(Saving):
         return found
 
     def _heldout_loss(self, model: Any) -> float:
-        size, collate = self.order.part, self.collator()
-        starts = range(0, len(self.heldout), size)
-        sums = torch.zeros(2, dtype=torch.float64)
-        for turn in range(0, len(starts), self.ranks):  # every process as often: FSDP gathers weights in step
-            mine = turn + self.rank
-            start = starts[mine] if mine < len(starts) else 0
-            rows = [self.heldout[index] for index in range(start, min(start + size, len(self.heldout)))]
+        collate, sums = self.collator(), torch.zeros(2, dtype=torch.float64)
+        for shares in turns(len(self.heldout), self.order.part, self.ranks, even=self.EVEN):
+            mine = shares[self.rank]  # every process takes every turn: FSDP gathers weights in step
+            rows = [self.heldout[index] for index in mine or range(len(shares[0]))]
             inputs = self._prepare_inputs(collate(rows))
             with torch.no_grad(), self.compute_loss_context_manager():
                 total, count = self.summed(model, inputs, len(rows))
-            sums += torch.tensor([total, count], dtype=torch.float64) * (mine < len(starts))
+            sums += torch.tensor([total, count], dtype=torch.float64) * bool(mine)
         if self.ranks > 1:
             sums = sums.to(self.args.device)
             distributed.all_reduce(sums)
@@ -189,6 +188,8 @@ class Sft(Exact, SFTTrainer):  # type: ignore[misc]
 
 class Dpo(Exact, DPOTrainer):  # type: ignore[misc]
     """Preference learning on pairs that prepare has tokenised."""
+
+    EVEN = True  # TRL gathers its measures of each pair, which needs equally many from each process
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.finetune.config import Strategy, World
-from stages.finetune.order import Order, order_of, total_steps
+from stages.finetune.order import Order, order_of, total_steps, turns
 from tests.stages.finetune_section import section
 
 counts = st.integers(1, 60)
@@ -92,3 +92,19 @@ def test_both_or_neither_of_steps_and_epochs_are_one_clear_line(
     message = f"finetune.max_steps={steps} and finetune.epochs={epochs}: give one, the other is null"
     with pytest.raises(ValueError, match=message):
         total_steps(section(max_steps=steps, epochs=epochs), 10)
+
+
+@settings(deadline=None)
+@given(counts, st.integers(1, 6), st.integers(1, 5), st.booleans())
+def test_every_held_out_row_is_taken_once_and_evenly_where_asked(
+    rows: int, size: int, ranks: int, even: bool
+) -> None:
+    found = list(turns(rows, size, ranks, even=even))
+    assert [row for turn in found for share in turn for row in share] == list(range(rows))
+    for turn in found:
+        assert len(turn) == ranks and turn[0] and max(map(len, turn)) <= size
+        assert not even or len({len(share) for share in turn if share}) == 1
+    plain = list(turns(rows, size, ranks, even=False))
+    if rows % size == 0 or rows < size or ranks == 1:  # as it was before: sums keep their last bit
+        assert found == plain
+    assert len(found) <= len(plain) + 1

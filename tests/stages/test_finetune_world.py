@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from stages.common.files import read_json, write_json
@@ -83,6 +84,16 @@ def test_two_processes_learn_preferences(prepared_pairs: Path, method: MethodCon
     for name in ("ddp", "fsdp"):
         two = progress(done(prepared_pairs, name, replace(cfg, world=WORLDS[name])))
         assert two.losses == pytest.approx(one.losses, rel=1e-4), name
+
+
+def test_pairs_that_do_not_share_out_evenly_are_evaluated_as_in_one_process(prepared_pairs: Path) -> None:
+    """TRL gathers a number for each pair: processes with unlike many would end the run, or hang on GPUs."""
+    path = prepared_pairs / "data/prepared/pairs.parquet"
+    pairs = pq.read_table(path)
+    pq.write_table(pairs.slice(0, pairs.num_rows - 1), path)  # 11 of split valid, in parts of 2
+    cfg = replace(CFG, objective=Objective.dpo, method=LORA, max_steps=3, eval_every=3)
+    one, two = (done(prepared_pairs, name, replace(cfg, world=WORLDS[name])) for name in ("one", "ddp"))
+    assert dict(progress(two).evaluations) == pytest.approx(dict(progress(one).evaluations), rel=1e-5)
 
 
 def test_two_machines_equal_one_with_as_many_processes(
