@@ -48,6 +48,8 @@ class Exact(Saving):
         if not torch.cuda.is_available():
             model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             project_supervised_only(model)
+            if (reference := getattr(self, "ref_model", None)) is not None:
+                project_supervised_only(reference)
         self.checkpoints = Checkpoints(work / "checkpoints")
         self.progress = Progress(trained_share=_trained_share(self.model), processor=processor())
         self.meter = Meter(cfg, self.model, self.rows, order)

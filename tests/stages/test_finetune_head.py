@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stages.finetune.config import Objective
+from stages.finetune.data import collate_pairs, read_split
 from stages.finetune.head import IGNORED, project_supervised_only
+from stages.finetune.order import order_of
+from stages.finetune.train import BASE, PREPARED, _trainer
+from tests.stages.finetune_section import section
 from tests.stages.finetune_shapes import COMMON, EXPERTS, SOUND, tiny
 
 OUTPUTS = ("log_probs", "entropy", "mean_logits", "is_top1")
@@ -180,6 +186,27 @@ def test_only_learned_positions_are_projected(name: str) -> None:
     assert positions(model, inputs, fused_lm_head=True) == [learned]
     assert positions(model, inputs) == [inputs["input_ids"].numel()]  # as the model's own forward, hooks gone
     assert not model.get_output_embeddings()._forward_pre_hooks
+
+
+def test_of_pairs_the_reference_too_projects_only_answers(prepared_pairs: Path) -> None:
+    """It is half of the work, and its numbers are TRL's own."""
+    import torch
+    from transformers import AutoTokenizer
+
+    cfg = section(objective=Objective.dpo)
+    splits = (read_split(cfg, PREPARED, "train"), read_split(cfg, PREPARED, "valid"))
+    trainer = _trainer(cfg, AutoTokenizer.from_pretrained(BASE), splits)
+    inputs = collate_pairs([splits[0][index] for index in (0, 12)], pad=0)
+    torch.nn.init.normal_(trainer.model.get_output_embeddings().weight)  # apart from the reference
+    before = float(trainer.compute_loss(trainer.model, dict(inputs)))
+    trainer.begin(cfg, order_of(cfg, len(splits[0])), splits, prepared_pairs / "work")
+    seen: list[int] = []
+    for model in (trainer.model, trainer.ref_model):
+        model.get_output_embeddings().register_forward_hook(
+            lambda _, __, logits: seen.append(logits.shape[:-1].numel())
+        )
+    assert float(trainer.compute_loss(trainer.model, dict(inputs))) == pytest.approx(before, rel=1e-6)
+    assert seen == [int(inputs["completion_mask"].sum())] * 2
 
 
 def test_plain_calls_and_generation_are_as_before() -> None:
