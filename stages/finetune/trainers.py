@@ -177,6 +177,14 @@ class Exact(Saving):
 class Sft(Exact, SFTTrainer):  # type: ignore[misc]
     """Supervised fine-tuning on packed rows."""
 
+    def begin(self, *given: Any) -> None:
+        """As for all; and each token of a step counts the same, whatever loss the architecture has of its own.
+
+        TRL computes the loss by itself from the step's count of tokens, which the trainer takes only with this set.
+        """
+        super().begin(*given)
+        self.model_accepts_loss_kwargs = True
+
     def collator(self) -> Any:
         """Packed rows at their full length."""
         return partial(collate_rows, length=self.cfg.row_length, pad=padding(self.processing_class))

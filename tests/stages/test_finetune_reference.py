@@ -144,6 +144,18 @@ def test_norms_and_biases_do_not_decay(
     ]
 
 
+def test_every_token_counts_the_same_whatever_the_architecture_says_of_its_own_loss(
+    rows: list[list[tuple[list[int], list[int]]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gemma 3 has accepts_loss_kwargs = False: the trainer would make a mean of the parts' means."""
+    from transformers import LlamaForCausalLM
+
+    cfg = replace(CFG, batch_size=4, gradient_accumulation=2, max_steps=4)
+    wanted = trained(cfg, Path("plain"))
+    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", False, raising=False)
+    assert trained(cfg, Path("other")) == wanted
+
+
 @pytest.mark.parametrize("method", [FULL, LORA], ids=["full", "lora"])
 def test_only_what_is_trained_is_in_the_optimizer(
     rows: list[list[tuple[list[int], list[int]]]], tiny_model: Path, method: MethodConfig
