@@ -94,6 +94,11 @@ class Exact(Saving):
         self.meter.worked(time.perf_counter() - began)
         return loss
 
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Without DoRA's magnitudes: like a norm's weights they are lengths."""
+        names: list[str] = super().get_decay_parameter_names(model)
+        return [name for name in names if "lora_magnitude_vector" not in name]
+
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted here: measure.py states its own convention."""
         return 0

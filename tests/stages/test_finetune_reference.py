@@ -18,7 +18,7 @@ from stages.finetune.model import load
 from stages.finetune.order import order_of
 from stages.finetune.train import BASE, PREPARED, _trainer
 from tests.stages.finetune_rows import made, trained, weights, workspace
-from tests.stages.finetune_section import FULL, LORA, section
+from tests.stages.finetune_section import ADAPTERS, FULL, LORA, section
 from tests.stages.finetune_shapes import SOUND, tiny
 
 STEPS = 32
@@ -142,6 +142,25 @@ def test_norms_and_biases_do_not_decay(
     assert all(weight.dim() > 1 for weight in groups[0.1]), [
         names[weight] for weight in groups[0.1] if weight.dim() == 1
     ]
+
+
+def test_doras_magnitudes_do_not_decay(
+    rows: list[list[tuple[list[int], list[int]]]], tiny_model: Path
+) -> None:
+    """They are the lengths of weights, as a norm's are: decayed, they would pull what is frozen to nothing."""
+    from transformers import AutoTokenizer
+
+    cfg = replace(CFG, method=ADAPTERS["dora"])
+    splits = (read_split(cfg, PREPARED, "train"), read_split(cfg, PREPARED, "valid"))
+    trainer = _trainer(cfg, AutoTokenizer.from_pretrained(tiny_model), splits)
+    kinds = {weight: name.split(".lora_")[1][0] for name, weight in learned(trainer.model)}
+    groups = {group["weight_decay"]: group["params"] for group in trainer.create_optimizer().param_groups}
+    found = {decay: {kinds[weight] for weight in weights} for decay, weights in groups.items()}
+    assert found == {0.1: {"A", "B"}, 0.0: {"m"}}
+
+
+def learned(model: Any) -> list[tuple[str, Any]]:
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
 
 
 def test_every_token_counts_the_same_whatever_the_architecture_says_of_its_own_loss(
