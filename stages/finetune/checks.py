@@ -38,6 +38,8 @@ def _numbers(cfg: Finetune) -> None:
             _at_least(f"finetune.{name}", value, 1)
     for name in NOT_NEGATIVE:
         _at_least(f"finetune.{name}", getattr(cfg, name), 0)
+    if cfg.samples:
+        _at_least("finetune.sample_tokens", cfg.sample_tokens, 1)
     for name in ("nodes", "processes"):
         _at_least(f"finetune.world.{name}", getattr(cfg.world, name), 1)
     for name in ("learning_rate", "epochs"):

@@ -119,6 +119,7 @@ REFUSED: list[tuple[Finetune, str]] = [
         "max_steps", "batch_size", "gradient_accumulation", "warmup_steps", "eval_every", "patience", "samples",
     )),
     (section(max_steps=0), "finetune.max_steps=0"),
+    (section(sample_tokens=0), "finetune.sample_tokens=0 .* give 1 or more"),
     (section(max_steps=None, epochs=0.0), "finetune.epochs=0.0 .* above 0"),
     (section(learning_rate=float("nan")), "finetune.learning_rate=nan"),
 ]  # fmt: skip
@@ -129,6 +130,10 @@ def test_what_cannot_be_meant_is_one_clear_line(tiny_model: Path, cfg: Finetune,
     with pytest.raises(ValueError, match=said) as refusal:
         check(cfg, tiny_model)
     assert "\n" not in str(refusal.value)
+
+
+def test_no_tokens_are_fine_where_nothing_is_sampled(tiny_model: Path) -> None:
+    check(section(samples=0, sample_tokens=0), tiny_model)
 
 
 def an_adapter(base: Path) -> None:
