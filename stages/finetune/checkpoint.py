@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.common.files import fresh_dir, read_json, sha256, sync, write_json
+from stages.finetune.progress import PROGRESS, Progress
 
 log = logging.getLogger("lathe")
 MANIFEST, MEASURED = "MANIFEST", "measured.json"
@@ -40,10 +41,20 @@ class Checkpoints:
         """An empty folder for the next state; what a kill left of the last draft goes."""
         return fresh_dir(self.folder / DRAFT)
 
-    def prune(self) -> None:
-        """Remove all but the newest."""
+    def best(self, step: int) -> Path:
+        """Where the weights of the best evaluation are, or will be, if that was after `step` updates.
+
+        By the step, since a checkpoint before it still counts on the best until then.
+        """
+        return self.folder.parent / f"{BEST}-{step:08}"
+
+    def prune(self, best_step: int) -> None:
+        """Remove all but the newest states, and best weights that neither one of these nor the run counts on."""
         for old in self._found()[KEEP:]:
             remove(old)
+        named = {self.best(step) for step in (best_step, *map(_best_step, self._found()))}
+        for best in set(self.folder.parent.glob(f"{BEST}-*")) - named:
+            remove(best)
 
     def latest_step(self) -> int:
         """The step of the newest state, looked at or not; 0 where there is none."""
@@ -61,6 +72,14 @@ class Checkpoints:
 
     def _found(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), reverse=True)
+
+
+def _best_step(path: Path) -> int:
+    """The best evaluation that a state knows of; 0 of one that is damaged, which no run will go on from."""
+    try:
+        return Progress.read(path / PROGRESS).best_step
+    except (OSError, ValueError, TypeError):
+        return 0
 
 
 def commit(draft: Path, path: Path) -> None:

@@ -96,7 +96,7 @@ class Saving(Trainer):  # type: ignore[misc]
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 commit(draft, path)
-                self.checkpoints.prune()
+                self.checkpoints.prune(self.progress.best_step)
             self.accelerator.wait_for_everyone()
 
         write_safely(f"{what} ({path.parent})", remains, act)

@@ -1,7 +1,7 @@
 """One process's part of the training: `train` in the stage itself, or in each process that launch.py starts.
 
-Everything stands under `work`, a folder of this run's fingerprint: checkpoints/, best/, and at the end result/ with
-trained/ (the weights as save_pretrained writes them) and progress.json.
+Everything stands under `work`, a folder of this run's fingerprint: checkpoints/, best-<step>/, and at the end result/
+with trained/ (the weights as save_pretrained writes them) and progress.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.common.memory import out_of_memory
-from stages.finetune.checkpoint import BEST, MANIFEST, finish_commit, remove, verify
+from stages.finetune.checkpoint import MANIFEST, finish_commit, remove, verify
 from stages.finetune.checks import QUANTISED
 from stages.finetune.config import Finetune, Method, Objective, Precision, Strategy
 from stages.finetune.data import Data, read_split
@@ -43,7 +43,7 @@ def train(cfg: Finetune, work: Path) -> None:
     with enough_memory(cfg), within_documents():
         trainer = _trainer(cfg, AutoTokenizer.from_pretrained(BASE), splits)
         trainer.begin(cfg, order_of(cfg, len(splits[0])), splits, work)
-        trainer.go(_last(trainer, work))
+        trainer.go(_last(trainer))
         _finish(trainer, work)
 
 
@@ -75,44 +75,46 @@ def enough_memory(cfg: Finetune) -> Iterator[None]:
         ) from error
 
 
-def _last(trainer: Any, work: Path) -> Path | None:
+def _last(trainer: Any) -> Path | None:
     """Where to go on from. The first process looks and tells the others: what is damaged is moved away meanwhile."""
     from torch import distributed
 
-    found = [_good(trainer, work) if trainer.rank == 0 else None]
+    found = [_good(trainer) if trainer.rank == 0 else None]
     if trainer.ranks > 1:
         distributed.broadcast_object_list(found)
     return found[0]
 
 
-def _good(trainer: Any, work: Path) -> Path | None:
+def _good(trainer: Any) -> Path | None:
     """The last good checkpoint. Without the best weights that it counts on, none is used."""
     last: Path | None = trainer.checkpoints.latest()
     if last is None:
         return None
-    counted_on = trainer.cfg.keep_best and Progress.read(last / PROGRESS).best_step
-    finish_commit(work / BEST)
-    if counted_on and (problem := verify(work / BEST)):
-        log.warning("%s is damaged (%s): the run starts again", work / BEST, problem)
-        remove(trainer.checkpoints.folder)
-        remove(work / BEST)
-        return None
+    if trainer.cfg.keep_best and (step := Progress.read(last / PROGRESS).best_step):
+        best: Path = trainer.checkpoints.best(step)
+        finish_commit(best)
+        if problem := verify(best):
+            log.warning("%s is damaged (%s): the run starts again", best, problem)
+            remove(trainer.checkpoints.folder)
+            remove(best)
+            return None
     log.info("resumed from %s", last)
     return last
 
 
 def _finish(trainer: Any, work: Path) -> None:
     """Write result/ as a whole: the best weights where they were asked for, or the last."""
-    trainer.write("the trained weights", work / RESULT, lambda draft: _lay_out(trainer, work, draft))
+    trainer.write("the trained weights", work / RESULT, lambda draft: _lay_out(trainer, draft))
 
 
-def _lay_out(trainer: Any, work: Path, draft: Path) -> None:
+def _lay_out(trainer: Any, draft: Path) -> None:
     if not (trainer.cfg.keep_best and trainer.progress.evaluations):
         trainer.save_weights(draft / TRAINED)
     elif trainer.args.should_save:
-        if problem := verify(work / BEST):
-            raise ValueError(f"{work / BEST} is damaged ({problem}): run again, and training starts anew")
-        shutil.copytree(work / BEST, draft / TRAINED, ignore=shutil.ignore_patterns(MANIFEST))
+        best: Path = trainer.checkpoints.best(trainer.progress.best_step)
+        if problem := verify(best):
+            raise ValueError(f"{best} is damaged ({problem}): run again, and training starts anew")
+        shutil.copytree(best, draft / TRAINED, ignore=shutil.ignore_patterns(MANIFEST))
     if trainer.args.should_save:
         trainer.progress.write(draft / PROGRESS)
 

@@ -17,7 +17,7 @@ from torch import distributed
 from torch.utils.data import DataLoader, Dataset
 from trl import DPOTrainer, SFTTrainer
 
-from stages.finetune.checkpoint import BEST, Checkpoints
+from stages.finetune.checkpoint import Checkpoints
 from stages.finetune.config import Finetune
 from stages.finetune.data import Data, collate_pairs, collate_rows, padding
 from stages.finetune.head import project_supervised_only
@@ -151,7 +151,7 @@ class Exact(Saving):
         model.train()
         better = self.progress.evaluated(step, loss)
         if better and self.cfg.keep_best:
-            self.write("the best weights so far", self.work / BEST, self.save_weights)
+            self.write("the best weights so far", self.checkpoints.best(step), self.save_weights)
         self.meter.evaluated(step, {"loss": loss} | self._observed("eval"))
         found = {"eval_loss": loss}
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)

@@ -15,8 +15,11 @@ import pytest
 
 from stages.finetune import launch
 from stages.finetune.checkpoint import KEEP, MANIFEST, Checkpoints, commit, verify
+from stages.finetune.config import Scheduler
+from stages.finetune.progress import PROGRESS, Progress
 from stages.finetune.train import _lay_out, result
-from tests.stages.finetune_rows import made, trained, workspace
+from stages.finetune.trainers import Exact
+from tests.stages.finetune_rows import made, trained, weights, workspace
 from tests.stages.finetune_runs import WORLDS, Life, content
 from tests.stages.finetune_section import LORA, section
 
@@ -36,6 +39,14 @@ def calm(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator
         yield folder / "calm"
 
 
+BEST = "best-00000004"
+
+
+def best_of(work: Path) -> Path:
+    """The best weights that the newest checkpoint counts on."""
+    return work / BEST
+
+
 @pytest.fixture
 def work(calm: Path, tmp_path: Path) -> Path:
     """The folder as it is when all is trained and the result is not written yet."""
@@ -45,7 +56,7 @@ def work(calm: Path, tmp_path: Path) -> Path:
 def test_the_newest_two_are_kept_and_are_as_they_were_written(calm: Path) -> None:
     found = sorted((calm / "checkpoints").iterdir())
     assert [path.name for path in found] == ["step-00000006", "step-00000009"] and KEEP == 2
-    assert all(verify(path) == "" for path in (*found, calm / "best", calm / "result"))
+    assert all(verify(path) == "" for path in (*found, best_of(calm), calm / "result"))
     assert Checkpoints(calm / "checkpoints").latest() == found[-1]
 
 
@@ -141,7 +152,7 @@ def test_an_older_one_that_is_damaged_does_not_matter_until_it_is_needed(work: P
     made_a_file(checkpoints.path(6))
     assert checkpoints.latest() == checkpoints.path(9)
     shutil.copytree(checkpoints.path(9), checkpoints.path(12))
-    checkpoints.prune()
+    checkpoints.prune(4)
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["step-00000009", "step-00000012"]
 
 
@@ -190,9 +201,9 @@ LIVES: dict[str, tuple[dict[str, Callable[[Path], None]], list[str]]] = {
         {"checkpoints/step-00000009": made_a_file, "checkpoints/step-00000006": made_a_file},
         ["step-00000009 is damaged (no readable MANIFEST", "step-00000006 is damaged (no readable MANIFEST"],
     ),
-    "best": ({"best": flip}, ["best is damaged (not as written: adapter_model", "the run starts again"]),
-    "best gone": ({"best": shutil.rmtree}, ["best is damaged (no readable MANIFEST", "the run starts again"]),
-    "best as a file": ({"best": made_a_file}, ["best is damaged (no readable MANIFEST", "the run starts again"]),
+    "best": ({BEST: flip}, ["best-00000004 is damaged (not as written: adapter_model", "the run starts again"]),
+    "best gone": ({BEST: shutil.rmtree}, ["best-00000004 is damaged (no readable MANIFEST", "the run starts again"]),
+    "best as a file": ({BEST: made_a_file}, ["best-00000004 is damaged (no readable MANIFEST", "the run starts again"]),
 }  # fmt: skip
 
 
@@ -215,20 +226,65 @@ def test_a_run_that_goes_on_after_damage_ends_the_same(
 
 
 def test_best_weights_that_were_damaged_at_last_make_no_result(work: Path) -> None:
-    flip(work / "best")
+    flip(best_of(work))
     trainer: Any = SimpleNamespace(
-        cfg=CFG, progress=SimpleNamespace(evaluations=[1]), args=SimpleNamespace(should_save=True)
+        cfg=CFG,
+        checkpoints=Checkpoints(work / "checkpoints"),
+        progress=Progress(evaluations=[(4, 1.0)], best_step=4),
+        args=SimpleNamespace(should_save=True),
     )
-    with pytest.raises(ValueError, match=r"best is damaged \(not as written: adapter_model.*starts anew"):
-        _lay_out(trainer, work, work / "draft")
+    with pytest.raises(ValueError, match=r"best-\d+ is damaged \(not as written: adapter_model.*starts anew"):
+        _lay_out(trainer, work / "draft")
     assert not (work / "draft").exists()
 
 
 def test_a_kill_between_the_two_names_of_the_best_weights_loses_nothing(calm: Path, work: Path) -> None:
-    (work / "best").rename(work / ".best.old")
+    best = best_of(work)
+    best.rename(work / f".{best.name}.old")
     trained(CFG, work)
     assert content(work / "result") == content(calm / "result")
-    assert (work / "best").is_dir() and not (work / ".best.old").exists()
+    assert best_of(work) == best and not (work / f".{best.name}.old").exists()
+
+
+def test_best_weights_of_a_later_evaluation_than_the_checkpoint_knows_are_not_taken_for_its_own(
+    calm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after an evaluation that was the best, gone on with on a processor on which it is not."""
+    cfg = replace(CFG, max_steps=8, eval_every=2, scheduler=Scheduler.constant_with_warmup)
+    monkeypatch.setenv("LATHE_CHECKPOINT_STEPS", "5")
+    scores = [3.0, 2.0, 1.0]
+
+    def scored(trainer: Any, _: Any) -> float:
+        if not scores:
+            raise KeyboardInterrupt
+        return scores.pop(0)
+
+    monkeypatch.setattr(Exact, "_heldout_loss", scored)
+    with pytest.raises(KeyboardInterrupt):
+        trained(cfg, tmp_path / "work")
+    scores.extend([2.5, 2.25])  # at the steps 6 and 8, as another processor finds them
+    progress = trained(cfg, tmp_path / "work")
+    assert progress.best_step == 4
+    scores.append(1.0)
+    trained(replace(cfg, max_steps=4, eval_every=9, keep_best=False), tmp_path / "until")
+    found, wanted = (weights(tmp_path / name / "result/trained") for name in ("work", "until"))
+    assert all(bool((found[name] == wanted[name]).all()) for name in wanted)
+    assert [path.name for path in (tmp_path / "work").glob("best*")] == ["best-00000004"]
+
+
+def test_best_weights_stay_as_long_as_a_checkpoint_names_them(work: Path) -> None:
+    """The newest checkpoint may turn out to be damaged."""
+    checkpoints = Checkpoints(work / "checkpoints")
+    assert checkpoints.best(4).is_dir()
+    for step, best in ((6, 2), (9, 4)):
+        Progress(best_step=best).write(checkpoints.path(step) / PROGRESS)
+    for step in (1, 2, 10):
+        checkpoints.best(step).mkdir()
+    checkpoints.prune(10)
+    assert set(work.glob("best-*")) == {checkpoints.best(step) for step in (2, 4, 10)}
+    (checkpoints.path(6) / PROGRESS).write_text("{")  # damaged: never used, so its best is nobody's
+    checkpoints.prune(10)
+    assert not checkpoints.best(2).exists() and checkpoints.best(4).exists()
 
 
 @pytest.mark.parametrize(
