@@ -41,6 +41,7 @@ def main(cfg: Finetune) -> Metrics:
     check_heldout(cfg, PREPARED)
     check_context(cfg, PREPARED, BASE)
     with workspace("finetune", fingerprint(cfg)) as work, enough_memory(cfg):
+        launch.forget(work)
         before = once(work / BEFORE, lambda: measure(cfg, untrained(cfg)))
         give_back_memory()
         found = launch.run(cfg, work)

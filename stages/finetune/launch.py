@@ -16,7 +16,7 @@ from stages.common.tracking import track
 from stages.finetune.config import Finetune
 from stages.finetune.train import result, train
 
-JOB = "job.json"
+JOB, DONE = "job.json", "done"
 WORKER = "stages.finetune.worker"
 RENDEZVOUS, JOURNAL = "LATHE_RENDEZVOUS", "LATHE_JOURNAL"
 
@@ -31,16 +31,21 @@ def run(cfg: Finetune, work: Path) -> Path:
         if cfg.world.nodes * cfg.world.processes == 1:
             train(cfg, work)
         else:
-            os.environ[JOURNAL] = str(track.journal.resolve() if track.journal else "")
-            where = {"journal": os.environ[JOURNAL], "workspace": str(Path.cwd())}
-            write_json(work / JOB, {"section": plain(asdict(cfg))} | where)
+            _tell(cfg, work, done=False)
             try:
                 agent(cfg, work)
-            finally:  # a further machine would join a run that is over
-                (work / JOB).unlink()
+            finally:
+                forget(work)
         found = result(work)
+    elif cfg.world.nodes > 1:
+        _tell(cfg, work, done=True)
     assert found is not None
     return found
+
+
+def forget(work: Path) -> None:
+    """Take back what a run has told its processes: a further machine would join one that is over, or was killed."""
+    (work / JOB).unlink(missing_ok=True)
 
 
 def choose_device(cfg: Finetune) -> None:
@@ -80,6 +85,13 @@ def agent(cfg: Finetune, work: Path) -> None:
 def read_job(path: Path) -> Finetune:
     """The section that `run` wrote down for the processes it starts: <work>/job.json."""
     return section_of(Finetune, read_json(path)["section"])
+
+
+def _tell(cfg: Finetune, work: Path, *, done: bool) -> None:
+    """Write down for the processes, and for further machines, what is to be trained, or that it is `done`."""
+    os.environ[JOURNAL] = str(track.journal.resolve() if track.journal else "")
+    where = {"journal": os.environ[JOURNAL], "workspace": str(Path.cwd())}
+    write_json(work / JOB, {"section": plain(asdict(cfg)), DONE: done} | where)
 
 
 def _endpoint(cfg: Finetune) -> str:

@@ -10,14 +10,16 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from stages.common import provenance
+from stages.common.agent import section_of
 from stages.common.files import read_json
 from stages.common.run import QUIET
 from stages.common.workspace import in_use
 from stages.finetune.config import Finetune
 from stages.finetune.fingerprint import fingerprint
-from stages.finetune.launch import JOB, JOURNAL, RENDEZVOUS, agent, read_job
+from stages.finetune.launch import DONE, JOB, JOURNAL, RENDEZVOUS, agent
 
 PAUSE = 2.0
 
@@ -27,24 +29,36 @@ def main() -> None:
     if RENDEZVOUS not in os.environ:
         raise ValueError(f"set {RENDEZVOUS}=<first machine>:29500, as on the first machine")
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
-    work = wait_for_job(provenance.root() / ".ckpt")
-    told, cfg = read_json(work / JOB), read_job(work / JOB)
+    work, told = wait_for_job(provenance.root() / ".ckpt")
+    if told.get(DONE):
+        print("the first machine's run is trained already and only writes its outs: nothing to do here")
+        return
+    cfg = section_of(Finetune, told["section"])
     os.environ[JOURNAL] = told["journal"]
     _go_there(Path(told["workspace"]), cfg, work)
     agent(cfg, work)
 
 
-def wait_for_job(folder: Path) -> Path:
-    """The workspace of the first machine's run, once it is ready to train: it prepares and measures before that.
+def wait_for_job(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The workspace of the first machine's run and what it told, once it is ready: it prepares and measures before.
 
     What a killed run has left is passed over: nobody holds its lock.
     """
     print(f"waiting for a run of the first machine under {folder}", flush=True)
     while True:
         for job in sorted(folder.glob(f"finetune-*/{JOB}")):
-            if read_job(job).world.nodes > 1 and in_use(job.parent):
-                return job.parent
+            if in_use(job.parent) and (told := _read(job)) and told["section"]["world"]["nodes"] > 1:
+                return job.parent, told
         time.sleep(PAUSE)
+
+
+def _read(job: Path) -> dict[str, Any] | None:
+    """What the first machine told; None where it has taken it back meanwhile."""
+    try:
+        found: dict[str, Any] = read_json(job)
+    except FileNotFoundError:
+        return None
+    return found
 
 
 def _go_there(folder: Path, cfg: Finetune, work: Path) -> None:
