@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 FAILED, PARENT = "failed.txt", "LATHE_PARENT"
@@ -32,9 +33,18 @@ class Team:
 def start(team: Team, work: Path, then: str) -> None:
     """Run this machine's processes to their end; `then` is what comes of the work if one fails.
 
-    Raises ValueError when one does, with the line that it left in <work>/failed.txt.
+    Raises ValueError when one does, with the line that it left in <work>/failed.txt, and when the first machine is
+    gone; RendezvousError where the machines have not met.
     """
+    with TemporaryDirectory(prefix="lathe-") as logs:
+        _start(team, work, then, Path(logs))
+
+
+def _start(team: Team, work: Path, then: str, logs: Path) -> None:
+    """`start`; in `logs` the agent makes a folder when it starts processes."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     (work / FAILED).unlink(missing_ok=True)
@@ -47,10 +57,17 @@ def start(team: Team, work: Path, then: str) -> None:
         rdzv_endpoint=team.endpoint,
         rdzv_configs={"join_timeout": MEETING, "read_timeout": MEETING},
         max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs)),
     )
     os.environ[PARENT] = str(os.getpid())
     try:
         elastic_launch(config, sys.executable)("-m", team.worker, str(work.resolve()))
+    except RendezvousError as error:
+        if not any(logs.iterdir()):
+            raise
+        raise ValueError(
+            f"the first machine is gone ({' '.join(str(error).split())[:160]}): start its run and this again; {then}"
+        ) from error
     except ChildFailedError as error:
         if (work / FAILED).is_file():
             raise ValueError((work / FAILED).read_text(encoding="utf-8")) from error

@@ -57,3 +57,27 @@ def test_a_further_machine_ends_where_all_is_trained_already(
         commit(work / "draft", work / "result")
         launch.run(replace(CFG, world=World("one", 1, 2, Strategy.ddp)), work)
         assert not (work / launch.JOB).exists()  # nobody waits
+
+
+@pytest.mark.parametrize("began", [False, True])
+def test_a_first_machine_that_is_gone_is_told_from_one_that_was_never_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: bool
+) -> None:
+    from torch.distributed.elastic.rendezvous import RendezvousConnectionError
+    from torch.distributed.launcher import api
+
+    def lost(config: api.LaunchConfig, _: str) -> Any:
+        def run(*_: str) -> None:
+            if began:
+                assert config.logs_specs is not None
+                config.logs_specs.reify({0: {}})  # as the agent does when it starts its processes
+            raise RendezvousConnectionError("The connection to the C10d store has failed.")
+
+        return run
+
+    monkeypatch.setattr(api, "elastic_launch", lost)
+    with pytest.raises(ValueError, match="machine") as refusal:
+        launch.agent(CFG, tmp_path)
+    said = str(refusal.value)
+    assert ("did not meet at localhost:29500" in said) is not began
+    assert ("the first machine is gone" in said and "goes on from the last checkpoint" in said) is began
