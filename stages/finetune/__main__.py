@@ -7,6 +7,8 @@ under $DVC_ROOT/.ckpt, to the same bytes. `dvc repro finetune`, or `dvc exp run 
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +36,17 @@ KEPT = "what was trained is kept, and the next run writes it"
 PLOT, SAMPLES = Path("reports/loss.csv"), Path("reports/samples.md")
 
 
-def main(cfg: Finetune) -> Metrics:
-    """Train, write the outs, and measure what the model learned on the held-out rows (nats) and pairs."""
+def main(cfg: Finetune, last: ExitStack | None = None) -> Metrics:
+    """Train, write the outs, and measure what the model learned on the held-out rows (nats) and pairs.
+
+    The workspace goes at the end, or at that of `last`.
+    """
     launch.choose_device(cfg)
     check(cfg, BASE)
     check_heldout(cfg, PREPARED)
     check_context(cfg, PREPARED, BASE)
-    with workspace("finetune", fingerprint(cfg)) as work, enough_memory(cfg):
+    with ExitStack() as here, enough_memory(cfg):
+        work = (last or here).enter_context(workspace("finetune", fingerprint(cfg)))
         launch.forget(work)
         before = once(work / BEFORE, lambda: measure(cfg, untrained(cfg)))
         give_back_memory()
@@ -50,7 +56,7 @@ def main(cfg: Finetune) -> Metrics:
         write_safely(str(OUT), KEPT, lambda: write_out(cfg, BASE, found / TRAINED, OUT))
         after = measure(cfg, load_out(OUT, BASE, cfg.method.weights))
         write_safely(str(PLOT.parent), KEPT, lambda: _report(progress, before, after))
-    return _metrics(cfg, progress, before, after)
+        return _metrics(cfg, progress, before, after)
 
 
 def untrained(cfg: Finetune) -> Any:
@@ -108,4 +114,5 @@ def _metrics(cfg: Finetune, progress: Progress, before: dict[str, Any], after: d
 
 
 if __name__ == "__main__":
-    run(Finetune, main)
+    with ExitStack() as last:  # a kill before metrics are written and the run is closed loses no training
+        run(Finetune, partial(main, last=last))

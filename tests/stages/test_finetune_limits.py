@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import runpy
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stages.common import run
 from stages.common.files import read_json, write_json
 from stages.finetune import __main__ as finetune
 from stages.finetune import launch
 from stages.finetune.__main__ import main
 from stages.finetune.checkpoint import verify
+from stages.finetune.config import Finetune
 from stages.finetune.data import check_heldout
+from stages.finetune.fingerprint import fingerprint
 from stages.finetune.train import enough_memory
 from tests.stages.finetune_runs import Life, content
 from tests.stages.finetune_section import LORA, section
@@ -163,3 +168,26 @@ def test_held_out_rows_that_are_to_decide_and_are_not_there_are_one_clear_line(p
         ValueError, match=r"patience=2 .* has no row of split valid: raise prepare.valid_share"
     ):
         check_heldout(section(patience=2), prepared / "data/prepared")
+
+
+def test_what_was_trained_is_kept_until_the_stage_has_ended(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill before metrics are written and the run is closed would lose a night's work."""
+    cfg = replace(CFG, max_steps=1)
+
+    def stage(_: type[Finetune], work: Callable[..., Any]) -> None:
+        work(cfg)
+        if killed:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("DVC_ROOT", str(prepared))
+    monkeypatch.setattr(run, "run", stage)
+    folder, killed = prepared / f".ckpt/finetune-{fingerprint(cfg)}", True
+    with pytest.raises(KeyboardInterrupt):
+        runpy.run_path(str(finetune.__file__), run_name="__main__")
+    assert verify(folder / "result") == "" and read_json(folder / "before/measured.json")
+    monkeypatch.setattr(launch, "train", None)  # it is not called again
+    killed = False
+    runpy.run_path(str(finetune.__file__), run_name="__main__")
+    assert not folder.exists()
