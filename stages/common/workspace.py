@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -15,6 +16,7 @@ from stages.common import provenance
 
 log = logging.getLogger("lathe")
 KEPT = 7 * 24 * 3600.0
+LOCK = ".lock"
 
 
 @contextmanager
@@ -30,21 +32,22 @@ def workspace(stage: str, fingerprint: str) -> Iterator[Path]:
     root.mkdir(parents=True, exist_ok=True)
     for trash in root.glob(".removed-*"):
         shutil.rmtree(trash, ignore_errors=True)
-    for other in root.iterdir():
-        if other.name.rpartition("-")[0] == stage and other != path:
-            _prune(other)
+    for name in {other.name.removeprefix(".").removesuffix(LOCK) for other in root.iterdir()}:
+        if name.rpartition("-")[0] == stage and name != path.name:
+            _prune(root / name)
     handle = _lock(path)
     try:
+        path.mkdir(exist_ok=True)
         yield path
         _remove(path)
     finally:
-        os.close(handle)
+        _let_go(path, handle)
 
 
 def in_use(path: Path) -> bool:
     """Whether a run works in the folder just now, on this machine or on another that shares it."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(_lock_of(path), os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
@@ -57,19 +60,25 @@ def in_use(path: Path) -> bool:
 
 
 def _prune(path: Path) -> None:
-    """Remove a folder whose lock is free and whose last sign of life is long past."""
+    """Remove a folder whose lock is free and whose last sign of life is long past, and a lock that a kill left."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:  # another run has removed it
+        handle = _open(path)
+    except PermissionError:  # another person's
         return
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is(path, handle) and time.time() - _last_written(path) > KEPT:
-            _remove(path)
     except BlockingIOError:
         log.info("%s: in use, kept", path)
-    finally:
         os.close(handle)
+        return
+    if not _is(path, handle):  # another run has removed it
+        os.close(handle)
+        return
+    try:
+        if path.exists() and time.time() - _last_written(path) > KEPT:
+            _remove(path)
+    finally:
+        _let_go(path, handle)
 
 
 def _last_written(path: Path) -> float:
@@ -77,27 +86,50 @@ def _last_written(path: Path) -> float:
     return max(entry.stat().st_mtime for entry in (path, *path.glob("*"), *path.glob("*/*")))
 
 
+def _lock_of(path: Path) -> Path:
+    """A file beside the folder: a lock on a folder itself, which NFS allows, holds on one machine alone."""
+    return path.with_name(f".{path.name}{LOCK}")
+
+
+def _open(path: Path) -> int:
+    """The lock's file, made if need be; for writing, or NFS refuses an exclusive lock."""
+    return os.open(_lock_of(path), os.O_RDWR | os.O_CREAT, 0o666)
+
+
 def _lock(path: Path) -> int:
-    """Make the folder and lock it; the lock ends with the process, and no child inherits it."""
+    """Lock the folder, which need not be there yet; the lock ends with the process, and no child inherits it."""
     while True:
-        path.mkdir(exist_ok=True)
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        handle = _open(path)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("%s: another run is working there; waiting for it", path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if _is(path, handle):
-            return handle
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.warning("%s: another run is working there; waiting for it", path)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if _is(path, handle):
+                return handle
+        except OSError as error:
+            if error.errno != errno.ESTALE:  # NFS's word for a file that another machine has removed
+                raise
         os.close(handle)  # the run that was waited for has removed it: this is a lock on nothing
 
 
 def _is(path: Path, handle: int) -> bool:
-    """Whether the open folder still has that name."""
+    """Whether the open file is still the folder's lock; opened anew, since NFS may answer a stat from memory."""
     try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
+        there = os.open(_lock_of(path), os.O_RDONLY)
     except FileNotFoundError:
         return False
+    try:
+        return os.path.samestat(os.fstat(there), os.fstat(handle))
+    finally:
+        os.close(there)
+
+
+def _let_go(path: Path, handle: int) -> None:
+    """Remove the lock while it is held, so that whoever waits finds it gone and makes another."""
+    _lock_of(path).unlink(missing_ok=True)
+    os.close(handle)
 
 
 def _remove(path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.common.workspace import KEPT, workspace
+from stages.common.workspace import KEPT, in_use, workspace
 from tests.common.shard_work import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,6 +26,17 @@ with workspace("prepare", "a1") as folder:
     Path(sys.argv[1]).touch()
     sys.stdin.read()
 """
+TURNS = """
+import os, sys, time
+from stages.common.workspace import workspace
+log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+for turn in range(25):
+    with workspace("prepare", "a1") as folder:
+        os.write(log, f"in {os.getpid()}-{turn}\\n".encode())
+        (folder / "work").mkdir()
+        time.sleep(0.002)
+        os.write(log, f"out {os.getpid()}-{turn}\\n".encode())
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +47,11 @@ def ckpt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def folders(folder: Path) -> list[str]:
+    """Without the locks beside those that are worked in."""
+    return [name for name in names(folder) if not name.startswith(".")]
 
 
 def test_removed_on_success_kept_on_failure(ckpt: Path) -> None:
@@ -56,9 +74,55 @@ def test_others_of_the_stage_go_when_they_are_old(ckpt: Path) -> None:
             os.utime(ckpt / name / "00000", (old, old))
         os.utime(ckpt / name, (old, old))
     with workspace("prepare", "a1") as folder:
-        assert names(ckpt) == ["finetune-a1", "prepare-a1", "prepare-b2", "prepare-more-a1"]
+        assert folders(ckpt) == ["finetune-a1", "prepare-a1", "prepare-b2", "prepare-more-a1"]
         assert names(folder) == ["00000"]
     assert names(ckpt) == ["finetune-a1", "prepare-b2", "prepare-more-a1"]
+
+
+def test_locks_are_such_that_a_second_machine_sees_them(ckpt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS passes on to its server only locks on regular files, exclusive ones only where they may be written."""
+    seen, flock = [], fcntl.flock
+
+    def checked(handle: int, operation: int) -> None:
+        writable = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR
+        exclusive = operation & fcntl.LOCK_EX
+        seen.append(stat.S_ISREG(os.fstat(handle).st_mode) and (writable or not exclusive))
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", checked)
+    (ckpt / "prepare-b2").mkdir(parents=True)
+    with workspace("prepare", "a1") as folder:
+        assert in_use(folder) and not in_use(ckpt / "prepare-b2") and not in_use(ckpt / "prepare-c3")
+    assert len(seen) == 3 and all(seen)
+    assert names(ckpt) == ["prepare-b2"]
+
+
+def test_what_kills_left_of_locks_goes(ckpt: Path) -> None:
+    """Killed while it removed what it had done, and in the middle of its work a week ago."""
+    ckpt.mkdir()
+    for name in (".prepare-a1.lock", ".prepare-b2.lock", ".prepare-c3.lock", ".bench-b2.lock"):
+        (ckpt / name).touch()
+    (ckpt / "prepare-c3").mkdir()
+    old = time.time() - KEPT - 60
+    os.utime(ckpt / "prepare-c3", (old, old))
+    with workspace("prepare", "d4"):
+        assert names(ckpt) == [".bench-b2.lock", ".prepare-d4.lock", "prepare-d4"]
+    assert names(ckpt) == [".bench-b2.lock"]
+
+
+def test_many_at_once_are_in_it_one_after_the_other(ckpt: Path, tmp_path: Path) -> None:
+    """Each removes the lock with the folder: whoever waited must not hold one that is nobody's any more."""
+    log = tmp_path / "log"
+    running = [
+        subprocess.Popen([sys.executable, "-c", TURNS, str(log)], cwd=ROOT, stderr=subprocess.DEVNULL)
+        for _ in range(4)
+    ]
+    assert [process.wait() for process in running] == [0] * 4
+    lines = log.read_text().splitlines()
+    assert len(lines) == 2 * 4 * 25
+    for begun, ended in zip(lines[::2], lines[1::2], strict=True):
+        assert begun.split() == ["in", ended.split()[1]] and ended.startswith("out")
+    assert names(ckpt) == []
 
 
 def hold(tmp_path: Path) -> subprocess.Popen[str]:
@@ -73,7 +137,7 @@ def hold(tmp_path: Path) -> subprocess.Popen[str]:
 def test_one_in_use_is_not_removed(ckpt: Path, tmp_path: Path) -> None:
     other = hold(tmp_path)
     with workspace("prepare", "b2"):
-        assert names(ckpt) == ["prepare-a1", "prepare-b2"]
+        assert folders(ckpt) == ["prepare-a1", "prepare-b2"]
     other.communicate()
     assert other.returncode == 0 and names(ckpt) == []
 
