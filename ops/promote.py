@@ -4,7 +4,7 @@ Registers the candidate's version in MLflow whatever the verdict (so that a reje
 and for "promote" moves the champion: registry/items, registry/champion.json, the ledger, the alias, in this
 order. The first three are git-tracked: commit them. With register.promote=manual it needs --yes. `--found` makes the
 candidate the champion whatever the verdict, for when the old one cannot be made any more (its data or code is gone);
-the ledger keeps the reason.
+the ledger keeps the reason. Without a reason it acts on no decision that was made against another champion.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ def main(root: Path, *, confirmed: bool, reason: str = "") -> bool:
     """
     verdict, manifest = read_decision(DECISION)
     name, state = manifest["registered_model"], read_json(REGISTRY / "champion.json")
-    live = _champion(state, name).get("model") == manifest["model"]
+    champion = _champion(state, name).get("model")
+    live = champion == manifest["model"]
+    if not live and not reason and champion != manifest.get("champion"):
+        raise ValueError(
+            f"the gate decided against {_named(manifest.get('champion'))}, and the champion in {REGISTRY} is "
+            f"{_named(champion)}: run `dvc repro`, so that the two are compared, then promote again"
+        )
     client = open_store(root)
     version = ensure_version(client, root, manifest, verdict)
     if not live and verdict != "promote" and not reason:
@@ -78,6 +84,10 @@ def _append(entry: dict[str, Any]) -> None:
     ).stdout.strip()
     stamped = entry | {"at": datetime.now(UTC).isoformat(timespec="seconds"), "baseline_commit": commit}
     write_text(ledger, text + json.dumps(stamped, sort_keys=True) + "\n")
+
+
+def _named(model: str | None) -> str:
+    return f"champion {model[:8]}" if model else "no champion"
 
 
 def _reason(arguments: list[str]) -> str:

@@ -53,11 +53,12 @@ def read_evidence(cfg: Register) -> Evidence:
 
 
 def read_manifest(cfg: Register, evidence: Evidence, items: str) -> dict[str, Any]:
-    """Content hashes of everything that made the candidate."""
+    """Content hashes of everything that made the candidate, and of the champion that it was compared with."""
     return {
         "registered_model": cfg.registered_model,
         "model": evidence.candidate.model,
         "base": evidence.base.model,
+        "champion": evidence.champion.model if evidence.champion else None,
         "items": items,
         "prepared": tree_digest(Path("data/prepared")),
         "results": sha256(RESULTS / "tuned.parquet"),

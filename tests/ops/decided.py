@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common.files import fresh_dir, sha256, tree_digest, write_json, write_text
+from stages.common.files import fresh_dir, read_json, sha256, tree_digest, write_json, write_text
 from tests.small_project import HOUSE
 
 if TYPE_CHECKING:
@@ -99,6 +99,10 @@ def decide(root: Path, verdict: str, *, promotion: str = "auto", worse: bool = F
     if worse:
         config = (tuned / "config.json").read_text(encoding="utf-8")
         write_text(tuned / "config.json", config + "\n")
+    state = read_json(root / "registry/champion.json").get(NAME, {})
+    against = state.get("champion")
+    if against and against["model"] == tree_digest(tuned):
+        against = state["previous"]
     fresh_dir(folder)
     write_json(folder / "items.json", {"helpdesk_triage/fields": {"a": 0.0 if worse else 1.0}})
     write_json(folder / "decision.json", {"verdict": verdict, "checks": []})
@@ -111,6 +115,7 @@ def decide(root: Path, verdict: str, *, promotion: str = "auto", worse: bool = F
             "items": sha256(folder / "items.json"),
             "prepared": "c" * 64,
             "results": "d" * 64,
+            "champion": against["model"] if against else None,
             "promote": promotion,
         },
     )

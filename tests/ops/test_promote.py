@@ -123,6 +123,35 @@ def test_the_next_champion_remembers_the_last(decided: Decided) -> None:
     assert decided.champion_version() == "2"
 
 
+def pulled(root: Path) -> None:
+    """A colleague's champion comes in after the decision."""
+    write_json(root / "registry/champion.json", {NAME: {"champion": {"model": "e" * 64, "items": "f" * 64}}})
+
+
+@pytest.mark.parametrize("verdict", ["promote", "reject"])
+def test_a_decision_against_another_champion_moves_nothing(decided: Decided, verdict: str) -> None:
+    decide(decided.root, verdict)
+    pulled(decided.root)
+    before = tree_digest(decided.root / "registry")
+    with pytest.raises(
+        ValueError, match=r"against no champion, .* is champion eeeeeeee: run `dvc repro`"
+    ) as refusal:
+        promote.main(decided.root, confirmed=True)
+    assert "\n" not in str(refusal.value)
+    assert tree_digest(decided.root / "registry") == before and decided.versions() == []
+    assert promote.main(decided.root, confirmed=False, reason="theirs cannot be made any more")
+
+
+def test_a_decision_against_a_champion_that_is_gone_moves_nothing(decided: Decided) -> None:
+    promote.main(decided.root, confirmed=False)
+    decide(decided.root, "promote", worse=True)
+    write_json(decided.root / "registry/champion.json", {})
+    with pytest.raises(
+        ValueError, match=f"against champion {decided.model[:8]}, .* is no champion: run `dvc repro`"
+    ):
+        promote.main(decided.root, confirmed=False)
+
+
 @pytest.mark.parametrize(("owner", "step"), STEPS, ids=[step for _, step in STEPS])
 def test_a_crash_is_finished_by_the_next_run(
     decided: Decided, owner: Any, step: str, monkeypatch: pytest.MonkeyPatch

@@ -168,6 +168,26 @@ def test_a_successor_is_compared_with_the_champion(workspace: Path) -> None:
     assert any("champion" in check["name"] and check["outcome"] == "reject" for check in decision()["checks"])
 
 
+def test_the_manifest_names_the_champion_that_was_compared(workspace: Path) -> None:
+    """Before and after the promotion the one before; of a successor the one that lives."""
+
+    def named() -> Any:
+        return json.loads(Path("reports/decision/manifest.json").read_text())["champion"]
+
+    main(config())
+    assert named() is None
+    first = tree_digest(Path("models/tuned"))
+    crown()
+    main(config())
+    assert named() is None
+    Path("models/tuned/model.safetensors").write_text("another")
+    main(config())
+    assert named() == first
+    crown()
+    main(config())
+    assert named() == first
+
+
 @pytest.mark.parametrize(
     ("harm", "word"), [(Path.unlink, "missing"), (lambda p: p.write_text("{}"), "changed")]
 )
