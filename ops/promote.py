@@ -9,6 +9,7 @@ the ledger keeps the reason. Without a reason it acts on no decision that was ma
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -90,18 +91,32 @@ def _named(model: str | None) -> str:
     return f"champion {model[:8]}" if model else "no champion"
 
 
-def _reason(arguments: list[str]) -> str:
-    """What stands after --found. Raises ValueError where nothing does."""
-    if "--found" not in arguments:
-        return ""
-    given = arguments[arguments.index("--found") + 1 :]
-    if not given or given[0].startswith("--"):
+def _reason(found: str | None) -> str:
+    """The reason given, "" without --found. Raises ValueError where --found stands alone."""
+    if found is not None and not found.strip():
         raise ValueError('--found wants a reason, for the ledger: --found "the raw data was cleaned"')
-    return given[0]
+    return found or ""
+
+
+def _parser() -> argparse.ArgumentParser:
+    # no abbreviations: half a word must not move the champion
+    parser = argparse.ArgumentParser(
+        prog="python -m ops.promote", description="Carry out the gate's decision.", allow_abbrev=False
+    )
+    parser.add_argument("--yes", action="store_true", help="a person agrees: for register.promote=manual")
+    parser.add_argument(
+        "--found",
+        nargs="?",
+        const="",
+        metavar="REASON",
+        help="whatever the verdict; the ledger keeps the reason",
+    )
+    return parser
 
 
 if __name__ == "__main__":
+    options = _parser().parse_args()
     try:
-        main(Path.cwd(), confirmed="--yes" in sys.argv[1:], reason=_reason(sys.argv[1:]))
+        main(Path.cwd(), confirmed=options.yes, reason=_reason(options.found))
     except ValueError as problem:
         sys.exit(f"promote: {problem}")

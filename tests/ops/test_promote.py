@@ -152,6 +152,14 @@ def test_a_decision_against_a_champion_that_is_gone_moves_nothing(decided: Decid
         promote.main(decided.root, confirmed=False)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--dry-run"], ["--ye"], ["now"], ["--found", "a", "b"]])
+def test_a_word_that_is_not_known_promotes_nothing(decided: Decided, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "ops.promote", *arguments]
+    done = subprocess.run(command, env=decided.env(), capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if arguments == ["--help"] else 2), done.stderr
+    assert decided.ledger() == [] and "usage: python -m ops.promote" in done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(("owner", "step"), STEPS, ids=[step for _, step in STEPS])
 def test_a_crash_is_finished_by_the_next_run(
     decided: Decided, owner: Any, step: str, monkeypatch: pytest.MonkeyPatch
