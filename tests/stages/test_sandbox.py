@@ -307,6 +307,12 @@ def reached(condition: Callable[[], bool]) -> bool:
 
 # --- the proof of the end
 
+JUMP = (
+    "import linecache, sys\ndef skip(frame, event, _):\n"
+    "    if event == 'line' and linecache.getline('/tmp/program.py', frame.f_lineno).startswith('assert'):\n"
+    "        frame.f_lineno += 1\n    return skip\nsys._getframe().f_trace = skip\nsys.settrace(skip)"
+)
+HOOK = "import gc, sys\nhook = sys.modules['stages.bench.sandbox_inside']._refuse\n"
 EARLY = {
     "os._exit": "import os\nos._exit(0)",
     "sys.exit": "import sys\nsys.exit(0)",
@@ -329,10 +335,30 @@ EARLY = {
         "import os\nfor n in range(3, 64):\n    try:\n        os.set_blocking(n, False)\n"
         "        os.write(n, os.read(n, 16))\n    except OSError:\n        pass\nos._exit(0)"
     ),
-    "a jump over the tests": (
-        "import linecache, sys\ndef skip(frame, event, _):\n"
-        "    if event == 'line' and linecache.getline('/tmp/program.py', frame.f_lineno).startswith('assert'):\n"
-        "        frame.f_lineno += 1\n    return skip\nsys._getframe().f_trace = skip\nsys.settrace(skip)"
+    "a jump over the tests": JUMP,
+    "a jump, the list of what is refused emptied": (
+        "import sys\nsys.modules['stages.bench.sandbox_inside'].REFUSED = ()\n" + JUMP
+    ),
+    "a jump, that list emptied by way of the caller": (
+        "import sys\nsys._getframe(1).f_globals['REFUSED'] = ()\n" + JUMP
+    ),
+    "a jump, all that its hook looks up changed": (
+        HOOK + "hook.__builtins__.update(RuntimeError=None)\nhook.__cantrace__ = True\n"
+        "hook.__defaults__ = hook.__kwdefaults__ = None\nhook.__globals__.clear()\n" + JUMP
+    ),
+    "a jump, its hook with other code": HOOK + "hook.__code__ = (lambda e, a: None).__code__\n" + JUMP,
+    "a jump, its hook with other code by the type": (
+        HOOK + "type(hook).__code__.__set__(hook, (lambda e, a: None).__code__)\n" + JUMP
+    ),
+    "a jump, its hook off the list": (
+        HOOK + "for held in [*gc.get_objects(), *gc.get_referrers(hook)]:\n"
+        "    if type(held) is list and any(one is hook for one in held):\n        held.clear()\n" + JUMP
+    ),
+    "a jump by the monitor of Python 3.12": (
+        JUMP.rpartition("\n")[0] + "\nsys.monitoring.use_tool_id(0, 'jump')\n"
+        "line = sys.monitoring.events.LINE\n"
+        "sys.monitoring.register_callback(0, line, lambda *_: skip(sys._getframe(1), 'line', 0) and None)\n"
+        "sys.monitoring.set_events(0, line)"
     ),
     "what its callers hold": (
         "import gc, os, sys\nframe, found, sockets = sys._getframe().f_back, [], []\nwhile frame:\n"
