@@ -244,6 +244,14 @@ def list_a_module(here: Path) -> None:
     rewrite(here / "hellaswag/utils.py", str)
 
 
+def link_a_folder(here: Path) -> None:
+    """Python imports through a link to a folder as from any other."""
+    elsewhere = here.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "utils.py").write_text("raise SystemExit('I ran')")
+    (here / "hellaswag/lm_eval").symlink_to(elsewhere.resolve(), target_is_directory=True)
+
+
 def hide_a_function(here: Path) -> None:
     """The key comes again, so the value is gone once the YAML is read; but lm-eval imports while it reads."""
     rewrite(here / "hellaswag/task.yaml", lambda text: "task: !function os.system\n" + text)
@@ -273,6 +281,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         overwrite("hellaswag/other.yaml", "task: other\n"),
         r"other\.yaml belongs to no snapshot",
     ),
+    "a link to a folder": (link_a_folder, r"hellaswag/lm_eval belongs to no snapshot"),
     "a module beside": (
         overwrite("hellaswag/stages/bench/snapshot.py", ""),
         r"stages/bench/snapshot\.py belongs",
