@@ -8,7 +8,8 @@
 What A and B may be stands in ops/results.py. Right or wrong is tested by McNemar's exact test, other scores by
 flipping signs, values that are no mean over items (BLEU, macro F1, a bias score) by swapping items, all corrected
 together (Holm). `--noise` takes repeats of one model (a folder that `ops.noise` filled, or what A and B may be; of
-three or more, or their spread is a guess): a difference that two of them would show too does not count.
+three or more, or their spread is a guess): a difference that two of them would show too does not count, if they have
+every item that A and B have.
 Exit status: 0 nothing is significantly worse, 1 something is, 2 the two cannot be compared.
 """
 
@@ -112,11 +113,13 @@ def _compare(options: argparse.Namespace, root: Path) -> int:
     if len(noise) == 1:
         raise ValueError("--noise takes at least two repeats of one model; A or B may be one of them")
     a, b, *repeats = (read(name, options.variant, root) for name in (options.a, options.b, *noise))
+    repeats = _independent(a, b, repeats)
     declared, scores = directions(root), [each.scores for each in repeats]
     family = len(a.scores.keys() & b.scores.keys()) + len(shared(a.parts, b.parts))
     summed = compare_sums(a.parts, b.parts, declared, family, [each.parts for each in repeats])
     comparisons = compare(a.scores, b.scores, declared, options.margin, scores, summed)
     noted = warnings(a, b)
+    noted += item_warnings(a, repeats[0], "A", repeats[0].name) if repeats else []
     for each in repeats[1:]:
         noted += item_warnings(repeats[0], each, repeats[0].name, each.name)
     table = rows(comparisons, noise=bool(repeats))
@@ -138,6 +141,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--markdown", type=Path, metavar="FILE")
     return parser
+
+
+def _independent(a: Results, b: Results, repeats: list[Results]) -> list[Results]:
+    """The repeats without B where A is among them too: by a spread that has their difference in it, it would be noise.
+
+    Raises ValueError where too few stay.
+    """
+    if _same(a, b) or not all(any(_same(side, each) for each in repeats) for side in (a, b)):
+        return repeats
+    kept = [each for each in repeats if not _same(b, each)]
+    if len(kept) < 2:
+        raise ValueError(
+            "A and B are both among the repeats of --noise, and without B they are too few: whatever the two differ "
+            "by would be noise; give more repeats"
+        )
+    return kept
+
+
+def _same(a: Results, b: Results) -> bool:
+    return (a.scores, a.parts) == (b.scores, b.parts)
 
 
 def _repeats(name: str, root: Path) -> list[str]:

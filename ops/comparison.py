@@ -6,10 +6,11 @@ Pure functions of their arguments. Differences are B - A; "better" and "worse" a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ ALPHA, POWER, SEED = 0.05, 0.8, 17
 PATTERNS = 10_000  # of signs, at least; a p-value near 0.05 is then uncertain by 0.002
 BLOCK = 1 << 22  # signs held at once
 Array = NDArray[np.float64]
+T = TypeVar("T")  # what an item has: a score, or what it adds to sums
 
 
 class Verdict(Enum):
@@ -118,7 +120,7 @@ def compare(
     family = len(names) + len(others)
     found = [*others]
     for name in names:
-        moved = spread([each[name] for each in repeats if name in each])
+        moved = spread(of_items(a[name].keys() & b[name].keys(), [each.get(name) for each in repeats]))
         found.append(_compared(name, a[name], b[name], higher_is_better(name, declared), family, moved))
     corrected = holm([each.p for each in found])
     judged = [_judged(each, p_holm, margin) for each, p_holm in zip(found, corrected, strict=True)]
@@ -189,6 +191,11 @@ def detectable(differences: Array, family: int) -> float | None:
     return corrected if 0 < corrected < math.inf else None
 
 
+def of_items(items: Set[str], repeats: Sequence[Mapping[str, T] | None]) -> list[dict[str, T]]:
+    """What each repeat that has the metric says of these items: how others move says nothing of a comparison."""
+    return [{item: each[item] for item in each.keys() & items} for each in repeats if each is not None]
+
+
 def spread(repeats: Sequence[Mapping[str, float]]) -> Spread | None:
     """How far one metric moves over the items of all repeats; None for fewer than two repeats, or no such item."""
     if len(repeats) < 2 or not (shared := sorted(set.intersection(*map(set, repeats)))):
@@ -227,12 +234,11 @@ def _judged(each: Comparison, p_holm: float, margin: float) -> Comparison:
         return replace(each, p_holm=p_holm)
     apart, moved = each.difference, each.spread
     better = (apart["value"] > 0) == each.higher_is_better
-    mark = "within noise" if moved and abs(apart["value"]) <= moved.limit else ""
+    known = moved is not None and moved.n == each.n  # of fewer items a mean moves further
+    mark = "within noise" if moved and known and abs(apart["value"]) <= moved.limit else ""
     if better:
         return replace(each, p_holm=p_holm, verdict=Verdict.better, mark=mark)
-    least = (
-        -apart["hi"] if each.higher_is_better else apart["lo"]
-    )  # the smallest fall that the interval allows
+    least = -apart["hi"] if each.higher_is_better else apart["lo"]  # what the interval surely shows
     mark = mark or ("within margin" if margin and least <= margin else "")
     return replace(each, p_holm=p_holm, verdict=Verdict.worse, mark=mark)
 

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from ops.comparison import ALPHA, BLOCK, PATTERNS, POWER, SEED, Array, Comparison, Spread, Verdict
+from ops.comparison import ALPHA, BLOCK, PATTERNS, POWER, SEED, Array, Comparison, Spread, Verdict, of_items
 from ops.direction import higher_is_better, nearer_zero
 from stages.bench.corpus import RESAMPLES, Parts, table, values
 from stages.common.statistics import Z95, Metric
@@ -31,7 +31,7 @@ def compare_sums(
     """Each such metric that both hold, as one of `family` tests; corrected and judged by `ops.comparison.compare`."""
     return [
         _compared(name, a[name], b[name], higher_is_better(name, declared), family,
-                  spread(name, [each[name] for each in repeats if name in each]))
+                  spread(name, of_items(a[name].keys() & b[name].keys(), [each.get(name) for each in repeats])))
         for name in shared(a, b)
     ]  # fmt: skip
 

@@ -353,6 +353,41 @@ def test_changed_targets_long_settings_and_lone_metrics_are_told() -> None:
     assert compare.warnings(a, a) == []
 
 
+def test_repeats_of_other_items_are_told_and_excuse_nothing(
+    inside: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of ten items a mean moves far more than of two hundred."""
+
+    def rows(name: str, shift: float, count: int) -> str:
+        items = [{"nll_per_byte": 1 + n % 3 + shift} for n in range(count)]
+        return str(write_rows(tmp_path / f"{name}.parquet", items))
+
+    a, b = rows("a", 0.0, 200), rows("b", 0.03, 200)
+    short = [rows(f"short{shift}", shift, 10) for shift in (-0.05, 0.05)]
+    assert compare.main([a, b, "--noise", *short]) == 1
+    assert f"sums: 190 items only in A, 0 only in {short[0]}" in capsys.readouterr().out
+    longer = [rows(f"long{shift}", shift, 300) for shift in (-0.05, 0.05)]
+    assert compare.main([a, b, "--noise", *longer, "--json", str(tmp_path / "c.json")]) == 0
+    told = json.loads((tmp_path / "c.json").read_text())["metrics"]["sums/nll_per_byte"]
+    assert told["spread"]["n"] == 200
+
+
+def test_a_and_b_are_not_each_others_noise(
+    inside: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "A and B are both among the repeats" in refused(capsys, "good", "main", "--noise", "good", "main")
+    for shift in (0.0, 0.03):
+        write_rows(tmp_path / f"noise/{shift}.parquet", [{"acc": shift + n % 3} for n in range(30)])
+    folder = str(tmp_path / "noise")
+    a, b = (str(shutil.copytree(folder, tmp_path / "other") / "0.0.parquet"), f"{folder}/0.03.parquet")
+    assert "A and B are both among" in refused(capsys, a, b, "--noise", folder)
+    assert compare.main([a, a, "--noise", folder]) == 0
+    write_rows(tmp_path / "noise/again.parquet", [{"acc": 0.01 + n % 3} for n in range(30)])
+    assert compare.main([a, b, "--noise", folder, "--json", str(tmp_path / "c.json")]) == 0
+    spread = json.loads((tmp_path / "c.json").read_text())["metrics"]["sums/acc"]["spread"]
+    assert spread["repeats"] == 2 and spread["sd"] == pytest.approx(0.01 / 2**0.5)  # B is left out
+
+
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two champions in registry/, and a store in which version 3 was never one."""
