@@ -44,7 +44,10 @@ def swap(metric: str, keys: Sequence[str], left: Array, right: Array, seed: int,
     """
     moved = (left != right).any(1)
     steps, sums = (right - left)[moved], (left.sum(0), right.sum(0))
-    reach = abs(_difference(metric, keys, *(each[None] for each in sums))[0]) - 1e-12
+    observed = [each[None] for each in sums]
+    # Equal differences may differ by their rounding, which grows with the values: a perplexity can be millions
+    slack = 1e-12 * max(1.0, *(abs(values(metric, keys, each)[0]) for each in observed))
+    reach = abs(_difference(metric, keys, *observed)[0]) - slack
     if 2 ** len(steps) <= patterns:
         swaps = np.arange(2 ** len(steps))[:, None] >> np.arange(len(steps)) & 1
         return float((np.abs(_difference(metric, keys, *_swapped(swaps, steps, sums))) >= reach).mean())

@@ -69,6 +69,18 @@ def test_all_swaps_of_few_items_are_counted() -> None:
     assert swap("f1_macro", keys, matrix[:6], matrix[6:], 1, 60) == pytest.approx(expected, abs=0.15)
 
 
+@pytest.mark.parametrize("nats", [0.1, 3.0, 12.0, 20.0])
+def test_the_swap_of_all_items_counts_however_large_the_value(nats: float) -> None:
+    """It is as far apart as none swapped, but for its rounding, which grows with the value."""
+    draw = random.Random(9)
+    for seed in range(20):
+        a, b = (
+            [{"nats": nats + shift + draw.random() / 10, "size": 1.0} for _ in range(6)] for shift in (0, 1)
+        )
+        keys, matrix = table([*a, *b])
+        assert swap("perplexity", keys, matrix[:6], matrix[6:], seed, 10_000) == 2 / 2**6
+
+
 def test_equal_models_are_rarely_told_apart_and_a_planted_difference_is_found() -> None:
     draw = random.Random(5)
     false, true = 0, 0
