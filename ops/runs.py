@@ -160,7 +160,7 @@ def _write(header: list[str], rows: list[list[str]], *, as_csv: bool) -> None:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(markup=False, highlight=False).print(table)  # an error's words may be in brackets
 
 
 def _when(run: Run) -> datetime:

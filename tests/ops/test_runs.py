@@ -27,7 +27,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ) -> None:
         tags = {
             "lathe.stage": stage.partition("@")[0], "dvc.stage": stage, "params.digest": name, "dvc.experiment": name,
-            **({"error": "ValueError: the loss is nan\nat step 3"} if status == "FAILED" else {}),
+            **({"error": "ValueError: [/x.cc:534] the loss is nan\nat [step] 3"} if status == "FAILED" else {}),
         }  # fmt: skip
         made = client.create_run(experiment, start_time=at * 1000, tags=tags).info.run_id
         for key, value in params.items():
@@ -85,13 +85,24 @@ def test_a_loss_is_the_better_the_lower_and_a_repeated_stage_counts_once(
 def test_what_failed_says_why(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header, *rows = table(root, capsys, "--failed")
     assert header[-1] == "error" and len(rows) == 1
-    assert rows[0][1:] == ["lost-dog", "bench@tuned", "FAILED", "ValueError: the loss is nan at step 3"]
+    assert rows[0][1:] == [
+        "lost-dog",
+        "bench@tuned",
+        "FAILED",
+        "ValueError: [/x.cc:534] the loss is nan at [step] 3",
+    ]
 
 
 def test_the_table_is_for_a_person(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--since", "2001-01-01"], root)
     shown = capsys.readouterr().out
     assert shown.index("old-ant") < shown.index("wise-owl") < shown.index("late-cat")
+
+
+def test_the_words_of_an_error_are_no_markup(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--since", "2027-01-01", "--failed"], root)
+    words = capsys.readouterr().out.replace("│", " ").split()
+    assert {"[/x.cc:534]", "[step]"} <= set(words)
 
 
 @pytest.mark.parametrize(
