@@ -4,7 +4,7 @@
     python -m ops.runs --sort heldout/loss --stage finetune --csv > runs.csv
 
 The stages of one experiment log a run each; here they are one line: the score of one stage, the settings of all. Only
-settings that differ between the lines are shown.
+settings that differ between the lines are shown, "-" where a line has none: a stage from the cache logs no run.
 """
 
 from __future__ import annotations
@@ -132,15 +132,21 @@ def _line(group: dict[str, Run], stage: str, metric: str) -> Line:
 
 
 def _columns(lines: list[Line], metric: str) -> tuple[list[str], list[list[str]]]:
-    """The settings that all have and not all have the same, each a column."""
-    shared = set.intersection(*(set(line.settings) for line in lines)) if lines else set()
-    varied = sorted(name for name in shared if len({line.settings[name] for line in lines}) > 1)
+    """The settings that are not the same in all lines that have them, each a column; "-" where a line has it not.
+
+    A stage that came from the cache logs no run, so its settings are not known of that line.
+    """
+    found: dict[str, set[str]] = defaultdict(set)
+    for line in lines:
+        for name, value in line.settings.items():
+            found[name].add(value)
+    varied = sorted(name for name, values in found.items() if len(values) > 1)
     rows = [
         [
             f"{line.when:%Y-%m-%d %H:%M}",
             line.name,
             f"{line.score:.4f}",
-            *(line.settings[name] for name in varied),
+            *(line.settings.get(name, "-") for name in varied),
             line.run[:8],
         ]
         for line in lines

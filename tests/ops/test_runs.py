@@ -71,6 +71,19 @@ def test_the_best_settings_come_first_and_only_what_differs(
     ]  # fmt: skip
 
 
+def test_a_stage_that_came_from_the_cache_hides_no_ones_settings(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such a stage logs no run, so the line of old-ant has nothing of finetune."""
+    main(["--since", "2001-01-01", "--csv"], root)
+    header, *rows = csv.reader(io.StringIO(capsys.readouterr().out))
+    assert header[3:-1] == ["bench.limit", "finetune.learning_rate"]
+    assert [row[1:-1] for row in rows][:2] == [
+        ["old-ant", "1.0000", "1", "-"],
+        ["wise-owl", "0.9500", "400", "0.002"],
+    ]
+
+
 def test_a_loss_is_the_better_the_lower_and_a_repeated_stage_counts_once(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
