@@ -64,6 +64,9 @@ def materialise(source: str, root: Path) -> tuple[str, Path]:
     try:
         origin = fetch(source, draft, root)
         folder = VARIANTS / tree_digest(draft)[:16]
+        # What a kill or an edit left there would come under DVC with the right name and other weights
+        if folder.is_dir() and tree_digest(folder)[:16] != folder.name:
+            shutil.rmtree(folder)
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             draft.rename(folder)

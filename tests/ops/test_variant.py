@@ -105,6 +105,19 @@ def test_a_git_revision_is_a_folder_of_links_that_dvc_tracks(
     assert tree_digest(Path(moved["path"])).startswith(Path(moved["path"]).name)
 
 
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_folder_that_is_not_what_its_name_says_is_made_again(project: Project, tracked: bool) -> None:
+    variant.main(["before", "git:first"])
+    folder, pointer = Path(line("before")["path"]), Path(f"{line('before')['path']}.dvc")
+    said = pointer.read_text()
+    (folder / "note.json").unlink()
+    (folder / "left.txt").write_text("half of something")
+    if not tracked:
+        pointer.unlink()
+    variant.main(["before", "git:first"])
+    assert tree_digest(folder).startswith(folder.name) and pointer.read_text() == said
+
+
 def refused(project: Project, arguments: list[str], match: str) -> None:
     before = Path("conf/config.yaml").read_text(), project.run("git", "status", "--porcelain").stdout
     with pytest.raises(ValueError, match=match) as no:
