@@ -24,6 +24,7 @@ PER_CALL = 100  # parameters or tags
 DATASET_NAME, DATASET_DIGEST = 500, 36  # what MLflow takes, in characters
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 LONGEST_TIMEOUT = 120
+UNFIT = {400, 413, 415, 422}  # what a server, or a proxy before it, answers to a file that it never takes
 REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "MALFORMED_REQUEST"}
 
 
@@ -120,10 +121,15 @@ def _log_dataset(client: MlflowClient, run: str, event: Event) -> None:
 def _patience() -> Iterator[None]:
     """Tell refusals from outages, and wait longer the next time that an answer did not come in time."""
     from mlflow.exceptions import MlflowException
+    from requests import HTTPError
 
     began = time.monotonic()
     try:
         yield
+    except HTTPError as error:  # of files: what else is asked comes as an MlflowException
+        if error.response is not None and error.response.status_code in UNFIT:
+            raise RefusedError(one_line(error)) from error
+        raise
     except MlflowException as error:
         text = one_line(error)
         if error.error_code in REFUSALS:

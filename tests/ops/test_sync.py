@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -155,6 +156,39 @@ def test_a_batch_whose_answer_was_lost_is_the_same_batch_the_second_time(tmp_pat
         copier.advance()
     names = [(first, [event["name"] for event in events]) for first, events in sent.batches]
     assert names == [(0, ["lr", "rank1/loss"])] * 2 + [(2, ["loss"])] and sent.status == "FINISHED"
+
+
+def says(status: int) -> requests.HTTPError:
+    """What MLflow's client raises for a server's, or its proxy's, answer to an artifact."""
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError(f"{status} of it", response=response)
+
+
+def test_a_file_that_the_server_will_never_take_holds_up_nothing(
+    tmp_path: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    track = Track()
+    track.start(tmp_path, NAME, {}, {}, follow=False)
+    journal = track.journal
+    track.text("large.log", "too much")
+    track.metric("loss", 1.0)
+    track.close("FINISHED")
+    later = finished(tmp_path)
+
+    def refuse(status: int) -> None:
+        def log_artifact(*_: object) -> None:
+            raise says(status)
+
+        monkeypatch.setattr(MlflowClient, "log_artifact", log_artifact)
+
+    refuse(503)
+    with pytest.raises(ValueError, match="503 of it; nothing is lost"):
+        sync.main(tmp_path)
+    refuse(413)
+    assert journal is not None and journal.name in sync.main(tmp_path)
+    assert "1 refused" in capsys.readouterr().out and marks.complete(later)
+    assert [run.info.status for run in runs(client)] == ["FINISHED"] * 2
 
 
 class Sent:
