@@ -25,14 +25,19 @@ from stages.common.target import GoneError, make_target
 LOCK_SECONDS = 5.0  # a mirror that was killed a moment ago lets go in less
 
 
+class DownError(ValueError):
+    """The server does not answer: what else there is for it waits too."""
+
+
 def main(root: Path, dead: Collection[str] = ()) -> list[str]:
     """Send every journal that a server has not in full; returns the keys of those that were sent to the end.
 
     Of the keys in `dead` the process is taken to be gone.
 
-    Raises ValueError where a server does not answer; what it took until then is not sent again.
+    Raises ValueError where a server does not answer, which is asked no further, or a run cannot be sent, which holds
+    up no other; what a server took until then is not sent again.
     """
-    sent, problems = [], dict[str, str]()
+    sent, problems, down = [], list[str](), set[str]()
     for journal in sorted(journals.folder(root).glob("[0-9]*")):
         head = journals.header(journal)
         if head is None or marks.complete(journal):
@@ -40,15 +45,16 @@ def main(root: Path, dead: Collection[str] = ()) -> list[str]:
         if not journals.ended(journal) and journal.name not in dead and journals.living(head):
             print(f"{head['name']}: {_alive(head, journal)}, left alone")
             continue
-        for name in set(head["mirrors"]) - problems.keys():
+        for name in set(head["mirrors"]) - down:
             try:
                 _send(root, journal, name, head)
             except ValueError as problem:  # the other servers get theirs
-                problems[name] = str(problem)
+                problems.append(str(problem))
+                down |= {name} if isinstance(problem, DownError) else set()
         sent += [journal.name] if marks.complete(journal) else []
     marks.prune(root)
     if problems:
-        raise ValueError("; ".join(problems.values()))
+        raise ValueError("; ".join(dict.fromkeys(problems)))
     return sent
 
 
@@ -83,12 +89,30 @@ def _copy(copier: Copier, head: journals.Event) -> None:
                 before = copier.mark.sent
                 copier.advance()
     except Exception as error:
-        text = one_line(error)
+        if _is_outage(error):
+            raise DownError(
+                f"{copier.mark.target}: {one_line(error)}; nothing is lost, try again when it answers"
+            ) from error
         raise ValueError(
-            f"{copier.mark.target}: {text}; nothing is lost, try again when it answers"
+            f"{copier.mark.target}: {head['name']}: {one_line(error)}; nothing is lost, try again"
         ) from error
     refused = f", {copier.mark.refused} refused" if copier.mark.refused else ""
     print(f"{head['name']}: {copier.mark.sent - before} events sent to {copier.mark.target}{refused}")
+
+
+def _is_outage(error: BaseException | None) -> bool:
+    """Whether no answer came: MLflow's client hides the reason behind an error of its own, W&B's in words."""
+    from requests import ConnectionError as NoConnectionError
+    from requests import Timeout
+    from requests.exceptions import RetryError
+
+    while error is not None:
+        if isinstance(error, (ConnectionError, TimeoutError, NoConnectionError, Timeout, RetryError)):
+            return True
+        if type(error).__name__ == "CommError":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:

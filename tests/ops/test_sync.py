@@ -191,6 +191,33 @@ def test_a_file_that_the_server_will_never_take_holds_up_nothing(
     assert [run.info.status for run in runs(client)] == ["FINISHED"] * 2
 
 
+def test_a_run_that_cannot_be_sent_does_not_hold_up_the_next(
+    tmp_path: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But a server that is down is asked once, and not for every journal."""
+    journals_of = sorted(finished(tmp_path) for _ in range(3))
+    create, tried = MlflowClient.create_run, list[str]()
+
+    def created(error: Exception) -> None:
+        def create_run(self: MlflowClient, experiment: str, at: int, tags: dict[str, str], name: str) -> Run:
+            tried.append(tags["lathe.journal"])
+            if tags["lathe.journal"] == journals_of[0].name:
+                raise error
+            return create(self, experiment, at, tags, name)
+
+        monkeypatch.setattr(MlflowClient, "create_run", create_run)
+
+    created(requests.ConnectionError("no route"))
+    with pytest.raises(ValueError, match="no route; nothing is lost"):
+        sync.main(tmp_path)
+    assert tried == [journals_of[0].name]
+    created(says(403))
+    with pytest.raises(ValueError, match=r"tiny-probe: .*403 of it; nothing is lost") as refusal:
+        sync.main(tmp_path)
+    assert "\n" not in str(refusal.value)
+    assert [marks.complete(each) for each in journals_of] == [False, True, True]
+
+
 class Sent:
     """A target that writes down what it is given."""
 
