@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from ops.tracked import dvc_add
 from stages.common.files import fresh_dir, write_jsonl
 from stages.prepare.reading.inputs import kind_of
 from stages.prepare.reading.read import file_records
@@ -26,7 +26,10 @@ MAX_ROW_BYTES = 1 << 20
 
 
 def main(arguments: list[str]) -> None:
-    """Parse, copy, `dvc add`. Raises ValueError, before anything is copied, for a file that is not there."""
+    """Parse, copy, `dvc add`.
+
+    Raises ValueError, before anything is copied, for a file that is not there; and where DVC does not take the folder.
+    """
     chosen = _parser().parse_args(arguments)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", chosen.name):
         raise ValueError(
@@ -54,7 +57,7 @@ def main(arguments: list[str]) -> None:
     _pretrain(draft)
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
-    subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", str(target)], check=True)
+    dvc_add(target)
     print(f"{target} is in, and under DVC: commit {target}.dvc; then `dvc exp run -S data={chosen.name}`")
 
 

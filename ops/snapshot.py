@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ import yaml
 
 from ops.snapshot_config import group, modules, recipe, text
 from ops.snapshot_rows import Repository, files_of, from_files, from_hub, licence_of, repository
+from ops.tracked import dvc_add
 from stages.bench.snapshot import CARD, SNAPSHOTS, members, verify
 from stages.common.files import fresh_dir, read_json, sha256, sync, write_json, write_text
 
@@ -63,7 +63,10 @@ def main(arguments: list[str]) -> None:
                 print(line, flush=True)
         except ValueError as problem:
             problems.append(str(problem))
-    _track(list(there))
+    try:
+        _track(list(there))
+    except ValueError as problem:
+        problems.append(str(problem))
     if problems:
         raise ValueError("\nsnapshot: ".join(problems))
 
@@ -230,11 +233,11 @@ def _write(folder: Path, plan: Plan) -> dict[str, int]:
 
 
 def _track(names: list[str]) -> None:
-    paths = [str(SNAPSHOTS / name) for name in names]
+    paths = [SNAPSHOTS / name for name in names]
     if not paths or not Path(".dvc").is_dir():
         print("not under DVC: this folder is no DVC repository" if paths else "no snapshot was made")
         return
-    subprocess.run([sys.executable, "-m", "dvc", "add", "--quiet", *paths], check=True)
+    dvc_add(*paths)
     print(f"{len(paths)} under DVC: commit their {SNAPSHOTS}/<task>.dvc, then `dvc push`")
 
 

@@ -16,13 +16,13 @@ import argparse
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ops.tracked import dvc_add
 from ops.variant_sources import fetch
 from stages.bench.config import Precision
 from stages.common.files import fresh_dir, tree_digest, write_text
@@ -72,14 +72,7 @@ def materialise(source: str, root: Path) -> tuple[str, Path]:
             draft.rename(folder)
     finally:
         shutil.rmtree(DRAFT)
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "add", "--quiet", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise ValueError(f"dvc add {folder} failed: {' '.join(done.stderr.split())}")
+    dvc_add(folder)
     return origin, folder
 
 

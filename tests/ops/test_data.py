@@ -146,3 +146,12 @@ def test_a_file_of_the_dataset_itself_can_be_given_to_replace_it(clone: Clone, r
 
 def command(name: str, train: Path) -> list[str]:
     return ["python", "-m", "ops.data", name, "--train", str(train)]
+
+
+def test_a_folder_that_dvc_does_not_take_is_one_line(
+    tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no DVC repository
+    with pytest.raises(ValueError, match=r"dvc add data/raw/sums failed: .*not inside of a DVC repo") as no:
+        data.main(["sums", "--train", str(rows / "train.jsonl")])
+    assert "\n" not in str(no.value)

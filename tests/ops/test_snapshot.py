@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ops import snapshot_code
+from ops import snapshot, snapshot_code
 from stages.bench.snapshot import ROW, Function, folders, untagged, verify
 from stages.common.files import read_json, sha256, tree_digest, write_jsonl
 from tests.ops.local_hub import Hub, serve
@@ -547,3 +547,24 @@ def test_gsm8k_of_real_files(worker: Worker, root: Path, monkeypatch: pytest.Mon
         assert len(docs) == count
         assert list(docs.remove_columns(ROW)) == given
     assert task.VERSION == 3.0
+
+
+def test_a_snapshot_that_dvc_does_not_take_is_a_line_beside_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".dvc").mkdir()  # half a repository: no git around it
+    monkeypatch.chdir(tmp_path)
+
+    def make(name: str, order: Any, there: dict[str, None]) -> Iterator[str]:
+        if name == "bad":
+            raise ValueError("bad: no rows")
+        there[name] = None
+        yield name
+
+    monkeypatch.setattr(snapshot, "_make_all", make)
+    monkeypatch.setattr(snapshot, "_suite", lambda _: ["bad", "good"])
+    with pytest.raises(
+        ValueError, match=r"^bad: no rows\nsnapshot: dvc add data/benchmarks/good failed: "
+    ) as no:
+        snapshot.main(["bench=any"])
+    assert str(no.value).count("\n") == 1
