@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,10 @@ def main(ran: list[str] | None) -> None:
         console.print(
             f"\n[bold]Ran[/bold]  {', '.join(ran) if ran else 'nothing: every stage is up to date'}"
         )
-    console.print(compare({name: read_json(METRICS / "bench" / f"{name}.json") for name in variants()}))
+    files = {name: METRICS / "bench" / f"{name}.json" for name in variants()}
+    console.print(compare({name: read_json(path) for name, path in files.items() if path.is_file()}))
+    if waiting := [name for name, path in files.items() if not path.is_file()]:
+        console.print(f"{', '.join(waiting)}: not benched")  # named, and `dvc repro` has not run since
     console.print(evidence(read_json(METRICS / "judge.json"), read_json(METRICS / "drift.json")))
     console.print(verdict(read_json(Path("reports/decision/decision.json"))))
     console.print(
@@ -102,4 +106,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 if __name__ == "__main__":
-    main(None)
+    try:
+        main(None)
+    except FileNotFoundError as problem:
+        sys.exit(f"summary: {problem.filename} is not there: run `make` first")
