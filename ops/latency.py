@@ -16,7 +16,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +27,7 @@ from stages.bench.config import Backend, Bench, Variant
 from stages.common import provenance
 from stages.common.files import write_json
 from stages.common.run import Loaded, flat, hush, load, run_name, seed_everything
+from stages.common.store import one_line
 from stages.common.tracking import track
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str], root: Path) -> None:
     """Measure, print a table, log.
 
     Raises ValueError on a model that is not there or that another back end than ours computes, lengths it has no room
-    for, and last of all on a tracking server that does not answer.
+    for, and last of all on a batch too large for the memory and a tracking server that does not answer.
     """
     options = _parser().parse_args(arguments)
     hush()
@@ -68,18 +69,26 @@ def main(arguments: Sequence[str], root: Path) -> None:
             f"variants.{options.variant} of params.yaml has backend: {loaded.target.backend.name}, and what is timed "
             "here is bench's own engine: measure that back end by its own tools, or name a variant with backend: own"
         )
-    shapes = [Shape(batch, options.prompt, options.new) for batch in options.batch]
+    # The small ones first: on CPUs the peak is the process's own, and never falls
+    shapes = [Shape(batch, options.prompt, options.new) for batch in sorted(set(options.batch))]
     seed_everything(loaded.section)
-    found = {shape: figures(timings, shape) for shape, timings in _measured(loaded, shapes, options.repeats)}
-    for shape, values in found.items():
-        _log(root, loaded, shape, options.repeats, values)
-    _print(options.variant, found)
+    found, problem = dict[Shape, dict[str, float]](), ""
+    for shape, timings in _measured(loaded, shapes, options.repeats):
+        if isinstance(timings, Exception):
+            problem = f"batch {shape.batch}: {one_line(timings) or 'out of memory'}"
+            break
+        found[shape] = figures(timings, shape)
+        _log(root, loaded, shape, options.repeats, found[shape])
+    if found:
+        _print(options.variant, found)
     if options.json:
         made = [{"shape": asdict(shape), "figures": values} for shape, values in found.items()]
         write_json(
             options.json, {"variant": options.variant, "processor": provenance.cpu_model(), "measured": made}
         )
     sync.main(root)
+    if problem:
+        raise ValueError(f"{problem}; smaller ones are measured and logged, larger ones were not tried")
 
 
 def measure(model: Any, shape: Shape, repeats: int, seed: int) -> Timings:
@@ -119,7 +128,10 @@ def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def _measured(loaded: Loaded, shapes: list[Shape], repeats: int) -> list[tuple[Shape, Timings]]:
+def _measured(
+    loaded: Loaded, shapes: list[Shape], repeats: int
+) -> Iterator[tuple[Shape, Timings | Exception]]:
+    """The timings of each shape, or why there are none: most likely no memory for so many."""
     from tqdm import tqdm
 
     from stages.bench.load import load as load_model
@@ -133,8 +145,11 @@ def _measured(loaded: Loaded, shapes: list[Shape], repeats: int) -> list[tuple[S
         )
     if getattr(model, "_is_stateful", False):
         raise ValueError(f"{type(model).__name__} keeps a state instead of keys and values: not measured")
-    bar = tqdm(shapes, desc="latency", unit="batch size")
-    return [(shape, measure(model, shape, repeats, loaded.section.seed)) for shape in bar]
+    for shape in tqdm(shapes, desc="latency", unit="batch size"):
+        try:
+            yield shape, measure(model, shape, repeats, loaded.section.seed)
+        except (RuntimeError, MemoryError) as error:  # torch's is a RuntimeError
+            yield shape, error
 
 
 def _answer(model: Any, prompts: torch.Tensor, new: int) -> tuple[float, list[float]]:
@@ -212,31 +227,16 @@ def _print(variant: str, found: dict[Shape, dict[str, float]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    shape = next(iter(found))
-    title = f"{variant}: prompts of {shape.prompt} tokens, {shape.new} written, {provenance.cpu_model()}"
+    asked = next(iter(found))
+    title = f"{variant}: prompts of {asked.prompt} tokens, {asked.new} written, {provenance.cpu_model()}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    heads = [
-        "batch",
-        "first token ms p50",
-        "p95",
-        "p99",
-        "further ms p50",
-        "p95",
-        "p99",
-        "tokens/s",
-        "peak MiB",
-        "n",
-    ]
-    for head in heads:
+    parts = [f"{part} p50,p95,p99" for part in ("first token ms", "further ms")]
+    for head in ",".join(["batch", *parts, "tokens/s,peak MiB,n"]).split(","):
         table.add_column(head, justify="right")
     for shape, values in found.items():
         spans = [values.get(f"{part}/p{q}_ms") for part in ("first", "further") for q in (50, 95, 99)]
         cells = ["" if span is None else f"{span:.2f}" for span in spans]
-        rest = [
-            f"{values['tokens_per_second']:,.0f}",
-            f"{values['peak_memory_mib']:,.0f}",
-            f"{values['n']:.0f}",
-        ]
+        rest = [f"{values[name]:,.0f}" for name in ("tokens_per_second", "peak_memory_mib", "n")]
         table.add_row(str(shape.batch), *cells, *rest)
     Console(width=max(120, Console().width)).print(table)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,46 @@ def test_each_batch_size_is_measured_and_logged(workspace: Path, capsys: pytest.
     journals = [path.read_text() for path in sorted(Path(".lathe/tracking").rglob("*.jsonl"))]
     assert len([text for text in journals if '"latency/first/p99_ms"' in text]) == 2
     assert not Path("metrics").exists() and not Path("data/results").exists()
+
+
+def test_a_batch_with_no_room_loses_nothing_that_was_measured(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Small batches come first, whatever the order asked for: so their peak memory is their own, on CPUs too."""
+    measured, measure = list[int](), latency.measure
+
+    def limited(model: Any, shape: Shape, repeats: int, seed: int) -> Timings:
+        measured.append(shape.batch)
+        if shape.batch > 2:
+            raise RuntimeError("out of memory\ntried to allocate 20.00 GiB")
+        return measure(model, shape, repeats, seed)
+
+    monkeypatch.setattr(latency, "measure", limited)
+    asked = [
+        "base",
+        "--batch",
+        "4",
+        "2",
+        "1",
+        "2",
+        "--prompt",
+        "5",
+        "--new",
+        "2",
+        "--repeats",
+        "1",
+        "--json",
+        "f.json",
+    ]
+    with pytest.raises(ValueError, match="batch 4: out of memory tried to allocate 20") as no:
+        latency.main(asked, workspace)
+    assert "\n" not in str(no.value) and measured == [1, 2, 4]
+    assert [each["shape"]["batch"] for each in json.loads(Path("f.json").read_text())["measured"]] == [1, 2]
+    journals = [path.read_text() for path in Path(".lathe/tracking").rglob("*.jsonl")]
+    assert len([text for text in journals if '"latency/first/p50_ms"' in text]) == 2
+    assert "prompts of 5 tokens" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="batch 3: out of memory"):
+        latency.main(["base", "--batch", "3"], workspace)
 
 
 @pytest.mark.parametrize(
