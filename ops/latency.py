@@ -86,9 +86,14 @@ def main(arguments: Sequence[str], root: Path) -> None:
         write_json(
             options.json, {"variant": options.variant, "processor": provenance.cpu_model(), "measured": made}
         )
-    sync.main(root)
     if problem:
-        raise ValueError(f"{problem}; smaller ones are measured and logged, larger ones were not tried")
+        problem += "; smaller ones are measured and logged" if found else "; lower --batch, --prompt or --new"
+    try:
+        sync.main(root)
+    except ValueError as unsent:
+        problem = "; ".join(filter(None, (problem, str(unsent))))
+    if problem:
+        raise ValueError(problem)
 
 
 def measure(model: Any, shape: Shape, repeats: int, seed: int) -> Timings:
@@ -131,10 +136,11 @@ def quantile(values: Sequence[float], share: float) -> float:
 def _measured(
     loaded: Loaded, shapes: list[Shape], repeats: int
 ) -> Iterator[tuple[Shape, Timings | Exception]]:
-    """The timings of each shape, or why there are none: most likely no memory for so many."""
+    """The timings of each shape, or the error where there is no memory for so many."""
     from tqdm import tqdm
 
     from stages.bench.load import load as load_model
+    from stages.common.memory import out_of_memory
 
     model, _ = load_model(loaded.target)
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -148,7 +154,9 @@ def _measured(
     for shape in tqdm(shapes, desc="latency", unit="batch size"):
         try:
             yield shape, measure(model, shape, repeats, loaded.section.seed)
-        except (RuntimeError, MemoryError) as error:  # torch's is a RuntimeError
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             yield shape, error
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 import sys
 import time
 from collections.abc import Collection
@@ -109,7 +110,8 @@ def _is_outage(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, (ConnectionError, TimeoutError, NoConnectionError, Timeout, RetryError)):
             return True
-        if type(error).__name__ == "CommError":
+        # W&B's: also for what a server refuses, with the status in its words
+        if type(error).__name__ == "CommError" and not re.search(r"error 4\d\d|denied", str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -11,23 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from stages.bench.config import QUANTISED, Precision, Variant
 from stages.common.adapter import CONFIG, attach, base_of
-from stages.common.files import read_json
 from stages.common.quantised import INSTALL, check_quantised, layer, load_quantised
 
-# Of a folder's generation settings: what greedy decoding does not heed, and what each request says itself
-HARMLESS = {
-    *("do_sample", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
-    *("max_length", "max_new_tokens", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"),
-    *("use_cache", "cache_implementation", "cache_config", "_from_model_config"),
-}  # fmt: skip
-PROMPT_LEARNING = (
-    "PROMPT_TUNING",
-    "P_TUNING",
-    "PREFIX_TUNING",
-    "MULTITASK_PROMPT_TUNING",
-    "ADAPTION_PROMPT",
-    "CPT",
-)
+# Of a folder's generation settings: what each request says itself, and what greedy decoding does not heed
+SAID = {"do_sample", "max_length", "max_new_tokens", "bos_token_id", "eos_token_id", "pad_token_id"}
+SAMPLING = {"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
 
 
@@ -66,9 +54,12 @@ def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> Gen
     return GenerationConfig(do_sample=False, eos_token_id=sorted(ends - {None}))
 
 
-def penalties(config: GenerationConfig) -> dict[str, Any]:
-    """What a model folder's generation settings change in greedy decoding too: a repetition penalty, say."""
-    return {name: value for name, value in config.to_diff_dict().items() if name not in HARMLESS}
+def settings(config: GenerationConfig) -> dict[str, Any]:
+    """What a model folder asks of `generate` that is not neutral, a repetition penalty say, by known names."""
+    neutral = GenerationConfig._get_default_generation_params()
+    known = GenerationConfig().to_dict().keys() - SAID - {"transformers_version", "_from_model_config"}
+    own = config.to_diff_dict()
+    return {name: own[name] for name in sorted(own.keys() & known) if own[name] != neutral.get(name)}
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -91,11 +82,13 @@ def check_source(variant: Variant) -> None:
 
 def _check_adapter(folder: Path) -> None:
     """Raise ValueError on an adapter that writes tokens of its own before the prompt: lengths assume none."""
-    kind = str(read_json(folder / CONFIG).get("peft_type"))
-    if kind in PROMPT_LEARNING:
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(folder)
+    if config.is_prompt_learning:
         raise ValueError(
-            f"the adapter in {folder} is of kind {kind}, which puts tokens of its own before a prompt: bench scores "
-            "adapters of weights (LoRA and its kin), so merge it or take `backend: hf`"
+            f"the adapter in {folder} is of kind {config.peft_type.value}, which puts tokens of its own before a "
+            "prompt: bench scores adapters of weights (LoRA and its kin), so merge it or take `backend: hf`"
         )
 
 

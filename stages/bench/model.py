@@ -13,7 +13,7 @@ from stages.bench.config import Bench, Precision, Variant
 from stages.bench.encoding import Pair
 from stages.bench.generation import Generation
 from stages.bench.likelihood import Likelihood, NotANumber
-from stages.bench.load import greedy, load, penalties
+from stages.bench.load import SAMPLING, greedy, load, settings
 from stages.bench.prompts import Prompts, Seen
 from stages.bench.ranks import ALONE, Ranks
 from stages.bench.respondent import Respondent
@@ -34,14 +34,10 @@ class Scorer(Respondent):
         self.model, tokenizer = load(variant)
         super().__init__(variant.path, tokenizer, self.model.config, cfg.seed, kept, ranks)
         self._device = self.model.device
-        self.settings = penalties(self.model.generation_config)
-        if self.settings:
-            told = ", ".join(f"{name}={value}" for name, value in self.settings.items())
-            log.info(
-                "%s asks for %s: lm-eval's tasks are generated so, as by its command line; our own are not",
-                variant.path,
-                told,
-            )
+        self.settings = settings(self.model.generation_config)
+        if heeded := self.settings.keys() - SAMPLING:
+            told = ", ".join(f"{name}={self.settings[name]}" for name in sorted(heeded))
+            log.info("%s asks for %s: heeded in lm-eval's tasks, as at its command line", variant.path, told)
         self.model.generation_config = greedy(self.model, tokenizer, chat=cfg.chat_template)
         self.model.register_forward_hook(self._refuse_nan)
         # int8 picks the columns that it leaves in 16 bits by what is in a batch: an item would depend on its neighbours

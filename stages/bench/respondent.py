@@ -26,7 +26,7 @@ from lm_eval.models.utils import (
 from tqdm import tqdm
 
 from stages.bench.encoding import Encoder, Pair
-from stages.bench.load import end_of_turn
+from stages.bench.load import SAMPLING, end_of_turn
 from stages.bench.prompts import Prompts, Seen
 from stages.bench.ranks import ALONE, Ranks
 from stages.bench.responses import Responses
@@ -175,7 +175,9 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
     ) -> list[str]:
         decoding: dict[str, Any] = normalize_gen_kwargs(asked)
         if special is not False:  # our own tasks say all of how an answer is made
-            decoding = {**self.settings, **decoding}
+            greedy = not decoding.get("do_sample")
+            own = {name: each for name, each in self.settings.items() if not (greedy and name in SAMPLING)}
+            decoding = own | decoding
         most = decoding.pop("max_gen_toks")
         eos = self.tokenizer.decode(self.eot_token_id)
         stops = [stop for stop in handle_stop_sequences(decoding.pop("until", None), eos) if stop]

@@ -76,7 +76,7 @@ def test_a_batch_with_no_room_loses_nothing_that_was_measured(
     journals = [path.read_text() for path in Path(".lathe/tracking").rglob("*.jsonl")]
     assert len([text for text in journals if '"latency/first/p50_ms"' in text]) == 2
     assert "prompts of 5 tokens" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="batch 3: out of memory"):
+    with pytest.raises(ValueError, match=r"batch 3: out of memory.*; lower --batch, --prompt or --new"):
         latency.main(["base", "--batch", "3"], workspace)
 
 

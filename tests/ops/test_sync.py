@@ -239,6 +239,20 @@ class Sent:
         self.status = status
 
 
+@pytest.mark.parametrize(
+    ("words", "outage"),
+    [
+        ('Post "https://w/graphql": dial tcp: connection refused', True),
+        ("upsertBucket: returned error 409: run x was previously created and deleted", False),
+        ("returned error 403: permission denied", False),
+    ],
+)
+def test_what_wandb_refuses_is_no_outage(words: str, outage: bool) -> None:
+    """It has one class for both, and says in words which it is."""
+    CommError = type("CommError", (Exception,), {})
+    assert sync._is_outage(CommError(words)) is outage
+
+
 def test_a_server_that_does_not_answer_is_one_line_and_the_other_mirror_gets_its_own(tmp_path: Path) -> None:
     track = Track()
     track.start(tmp_path, NAME, {}, {}, [Mirror.mlflow, Mirror.wandb], follow=False)

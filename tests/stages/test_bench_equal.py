@@ -138,9 +138,12 @@ def tokenizer_of(texts: list[str]) -> Any:
 def penalised(tokenizer: Any, folder: Path) -> None:
     """A model whose folder asks for what chat models of the hub ask for; of it, greedy decoding heeds one."""
     model = model_of("llama", len(tokenizer))
-    settings = {"repetition_penalty": 1.3, "top_k": 20, "temperature": 0.7, "do_sample": True}
+    settings = {"repetition_penalty": 1.3, "top_k": 20, "temperature": 0.7, "do_sample": True, "num_beams": 1}
     model.generation_config.update(**settings)
     model.save_pretrained(folder)
+    told = json.loads((folder / "generation_config.json").read_text())
+    # As some folders of the hub have it: keys of nobody's but theirs
+    (folder / "generation_config.json").write_text(json.dumps(told | {"chat_format": "chatml"}))
     tokenizer.save_pretrained(folder)
 
 

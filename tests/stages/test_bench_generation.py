@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stages.bench.load import settings
 from stages.bench.model import Scorer
 from stages.bench.prompts import Prompts
 from tests.stages.test_bench import section, variant
@@ -27,3 +28,21 @@ def test_a_stop_string_begins_behind_the_prompt(tiny_model: Path) -> None:
     assert len(whole) == 12
     assert both([text[-1] + first]) == [whole]
     assert both([more]) == [whole[:3]]
+
+
+def test_neutral_settings_and_names_of_a_folders_own_are_no_settings() -> None:
+    """Or every prompt would be generated alone, or refused."""
+    from transformers import GenerationConfig
+
+    told = {
+        "repetition_penalty": 1.0,
+        "num_beams": 1,
+        "do_sample": True,
+        "max_new_tokens": 9,
+        "eos_token_id": [1],
+    }
+    assert settings(GenerationConfig(**told, chat_format="chatml")) == {}
+    assert settings(GenerationConfig(**(told | {"repetition_penalty": 1.1, "top_p": 0.8}))) == {
+        "repetition_penalty": 1.1,
+        "top_p": 0.8,
+    }

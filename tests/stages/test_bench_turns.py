@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from stages.bench.__main__ import main
+from stages.bench.evaluation import load_tasks
+from stages.bench.model import Scorer
 from stages.bench.turns import ChatTemplate
 from stages.common.prompt import DATE, Message, Prompt, with_prompt
 from stages.prepare.tokens.template import Template
@@ -76,6 +78,22 @@ def test_what_is_asked_and_expected_is_what_was_trained(model: Path) -> None:
     for row, (prompt, target) in zip(rows, expected, strict=True):
         assert row["target"] == target
         assert row["loglikelihoods"][0] == pytest.approx(direct_nats(model, prompt, target), abs=1e-3)
+
+
+def test_what_is_generated_is_compared_with_the_answer_and_its_calls_but_not_with_thoughts(
+    model: Path,
+) -> None:
+    cfg = section("gsm8k_match", prompt=SYSTEM)
+    [task] = load_tasks(cfg)["tasks"].values()
+    scorer = Scorer(cfg, variant(model))
+    task.speak(scorer.template, scorer.end)
+    calls = trained(model)[1][1]
+    assert [task.doc_to_target(doc) for doc in task.eval_docs] == [
+        ROWS[0][0][-1]["content"],
+        calls,
+        "So.",
+        "Yes.",
+    ]
 
 
 def test_an_answer_that_no_prompt_begins_is_one_line(model: Path) -> None:

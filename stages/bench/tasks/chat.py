@@ -75,7 +75,8 @@ class ChatTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval carries no ty
     def speak(self, template: ChatTemplate, end: str) -> None:
         """Ask through the model's own template, whose answers end with `end`, and write by it what only it can write:
 
-        the right answers that call tools or bring their reasoning. Raises ValueError where it cannot.
+        the right answers that call tools or, where their likelihood counts, bring their reasoning; what is generated
+        is not compared with thoughts. Raises ValueError where it cannot.
         """
         self.template = template
         docs = self.dataset[self.config.test_split]
@@ -94,6 +95,10 @@ class ChatTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval carries no ty
         if not doc["spoken"]:
             return doc
         turns, last, tools = (json.loads(doc[name]) for name in ("turns", "spoken", "tools"))
+        if self.OUTPUT_TYPE == "generate_until":
+            if not last.get("tool_calls"):
+                return doc
+            last.pop("reasoning_content", None)
         return doc | {"target": self.template.answered(turns, last, tools, end)}
 
     def process_results(self, doc: Doc, results: list[Any]) -> Doc:
