@@ -372,11 +372,12 @@ class NoModel:
 
     def __init__(self) -> None:
         self.rendered: set[str] = set()
+        self.template = self
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         return [(-1.0, False)] * len(requests)
 
-    def apply_chat_template(self, turns: list[dict[str, str]]) -> str:
+    def asked(self, turns: list[dict[str, str]], tools: Any = None) -> str:
         return str(turns)
 
 
