@@ -14,6 +14,7 @@ from stages.bench import __main__ as bench
 from stages.bench import corpus, processes
 from stages.bench.groups import clean_groups
 from stages.bench.slices import ITEMS, MEAN, gap, slice_metrics
+from stages.bench.snapshot import ROW
 from stages.common.files import write_jsonl
 from tests.stages.test_bench import section, variant
 from tests.stages.test_bench_results import results as answers
@@ -124,6 +125,9 @@ def test_the_stage_tells_a_groups_clean_value(tmp_path: Path, monkeypatch: pytes
         answers(task, "acc", None, items) for task, items in (("t", [1.0, 1.0, 0.0, 0.0]), ("u", [1.0, 1.0]))
     ]
     samples = {task: found for each in told for task, found in each["samples"].items()}
+    for found in samples.values():
+        for at, sample in enumerate(found):
+            sample["doc"] = {ROW: at}
     monkeypatch.setattr(
         bench, "evaluate", lambda *_: grouped(4 / 6) | {"samples": samples, "aggregations": {}}
     )
