@@ -1,7 +1,5 @@
 """How fast a variant answers here: `python -m ops.latency tuned --batch 1 8 --prompt 128 --new 64 --repeats 20`.
 
-    python -m ops.latency base --batch 1 --json latency.json
-
 Time to the first token, time of each further one, tokens a second and peak memory, at stated batch sizes and lengths,
 by the loop that bench generates with (keys and values kept, logits of the last place only, greedy). Prompts are random
 tokens of exactly that length, and no answer ends early. A batch size gets one run in MLflow. Nothing is a DVC out:
@@ -211,15 +209,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m ops.latency", description="How fast a variant answers here."
     )
     parser.add_argument("variant", help="one of `variants` in params.yaml")
-    for name, usual, text in (
-        ("--prompt", 128, "tokens of each prompt"),
-        ("--new", 64, "tokens written for each"),
-        ("--repeats", 20, "batches measured"),
-    ):
+    numbers = {"--prompt": (128, "tokens of each prompt"), "--new": (64, "tokens written for each")}
+    for name, (usual, text) in (numbers | {"--repeats": (20, "batches measured")}).items():
         parser.add_argument(name, type=_count, default=usual, metavar="N", help=f"{text} (default: {usual})")
-    parser.add_argument(
-        "--batch", type=_count, nargs="+", default=[1, 8], metavar="N", help="prompts at once"
-    )
+    parser.add_argument("--batch", type=_count, nargs="+", default=[1, 8], metavar="N", help="at once")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser
 
