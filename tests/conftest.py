@@ -12,6 +12,8 @@ import pytest
 from tests.life import finished, source  # noqa: F401 - fixtures
 from tests.small_project import HOUSE
 
+# Before torch is loaded: as stages do, or the threads of two workers on two cores spin while the other computes
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 LIFE = "life"  # the group of tests on the finished pipeline
 
 CHAT_TEMPLATE = (

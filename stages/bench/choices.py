@@ -26,7 +26,13 @@ def output_and_target(task: str, sample: dict[str, Any]) -> tuple[str, str]:
     return texts[likeliest], _named(texts, target, f"item {sample['doc_id']} of {task}")
 
 
-def shared_beginning(texts: Sequence[str]) -> int:
+def trimmed(texts: Sequence[str]) -> list[str]:
+    """The texts without what all of them begin and end with, in whole words; whole where nothing would be left."""
+    begin, end = _shared_beginning(texts), _shared_beginning([text[::-1] for text in texts])
+    return [text[begin : len(text) - end] or text for text in texts]
+
+
+def _shared_beginning(texts: Sequence[str]) -> int:
     """How long the common beginning is, up to where its last word begins."""
     same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
     return len(re.sub(r"\w*\Z", "", "".join(letters[0] for letters in same)))
@@ -39,8 +45,7 @@ def _texts(arguments: Sequence[tuple[str, str]]) -> list[str]:
     answers, prompts = [answer for _, answer in asked], [prompt for prompt, _ in asked]
     if len(set(answers)) > 1 or len(set(prompts)) == 1:
         return answers
-    begin, end = shared_beginning(prompts), shared_beginning([prompt[::-1] for prompt in prompts])
-    return [prompt[begin : len(prompt) - end] or prompt[begin:] for prompt in prompts]
+    return trimmed(prompts)
 
 
 def _named(texts: Sequence[str], target: Any, what: str) -> str:

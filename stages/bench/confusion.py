@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.bench.choices import shared_beginning
+from stages.bench.choices import trimmed
 from stages.bench.corpus import cell
 from stages.bench.results import Row
 from stages.common.files import fresh_dir, write_text
@@ -90,6 +90,5 @@ def _known(pairs: Pairs) -> Pairs:
 def _trimmed(pairs: Pairs) -> Pairs:
     """Answers without what all of them begin and end with, in whole words: `{"intent": "` and `",` say nothing."""
     texts = sorted({text for pair in pairs for text in pair})
-    head, tail = shared_beginning(texts), shared_beginning([text[::-1] for text in texts])
-    cut = {text: text[head : len(text) - tail] or text for text in texts}
+    cut = dict(zip(texts, trimmed(texts), strict=True))
     return [(cut[actual], cut[predicted]) for actual, predicted in pairs]

@@ -43,19 +43,11 @@ class Foreign(Respondent):
         config = AutoConfig.from_pretrained(base_of(folder) or folder)
         super().__init__(variant.path, AutoTokenizer.from_pretrained(folder), config, cfg.seed, kept)
         self.room = self.max_length + ROOM[variant.backend]
-        self.chats = variant.backend is Backend.chat
-        if self.chats:
-            # The server counts the tokens of what it makes of the messages, and refuses what is too long
-            self.template, self.max_length = Messages(self.tokenizer, variant.path), NO_LIMIT
         self.what = f"back end {variant.backend.name} of {variant.path}"
         self.inner = self._start(variant.backend, arguments(cfg, variant, self))
 
     def score(self, pairs: Sequence[Pair], seen: Seen) -> list[tuple[float, bool]]:
-        """As Respondent's; NaN and infinity are refused, and so are likelihoods of a chat endpoint, which has none."""
-        if self.chats:
-            raise ValueError(
-                f"{self.what} has no log-likelihoods: take tasks whose answers are generated, or backend completions"
-            )
+        """As Respondent's; NaN and infinity are refused."""
         requests = [(("", ""), context, answer) for context, answer in pairs]
         found = self._asked(requests, self.inner._loglikelihood_tokens, seen)
         scored = [(float(nats), bool(greedy)) for nats, greedy in found]
@@ -65,13 +57,7 @@ class Foreign(Respondent):
 
     def complete(self, asked: Prompts) -> list[str]:
         """As Respondent's."""
-        decoding = {**asked.decoding, "until": asked.stops, "max_gen_toks": asked.most}
-        if self.chats:
-            return self._chat(asked, decoding)
-        requests = [
-            Instance("generate_until", {}, (text, dict(decoding)), number)
-            for number, text in enumerate(asked.texts)
-        ]
+        requests = _requests(asked, asked.texts)
         plain = self.encoder.encode(asked.texts, False)
         begun = [tokens != plain[text] for text, tokens in zip(asked.texts, asked.tokens, strict=True)]
         found = [""] * len(requests)
@@ -85,20 +71,6 @@ class Foreign(Respondent):
             for number, answer in zip(mine, answers, strict=True):
                 found[number] = str(answer)
         return found
-
-    def _chat(self, asked: Prompts, decoding: dict[str, Any]) -> list[str]:
-        from lm_eval.models.api_models import JsonChatStr
-
-        if plain := [text for text in asked.texts if not text.startswith("[{")]:
-            raise ValueError(
-                f"{self.what} takes messages, and a task asks with a text ({plain[0][:60]!r}): set "
-                "bench.chat_template=true"
-            )
-        requests = [
-            Instance("generate_until", {}, (JsonChatStr(text), dict(decoding)), number)
-            for number, text in enumerate(asked.texts)
-        ]
-        return [str(answer) for answer in self._asked(requests, self.inner.generate_until, asked.seen)]
 
     def _start(self, backend: Backend, given: dict[str, Any]) -> Any:
         from lm_eval.api.registry import get_model
@@ -128,6 +100,47 @@ class Foreign(Respondent):
         return ValueError(
             f"{self.what} failed ({text[:300]}): look at variants.<name>.model_args and at its server"
         )
+
+
+class Chat(Foreign):
+    """One variant on a server that takes messages and writes the prompt of them itself."""
+
+    def __init__(self, cfg: Bench, variant: Variant, kept: Path | None = None) -> None:
+        """As Foreign's."""
+        super().__init__(cfg, variant, kept)
+        # The server counts the tokens of what it makes of the messages, and refuses what is too long
+        self.template, self.max_length = Messages(self.tokenizer, variant.path), NO_LIMIT
+
+    def score(self, pairs: Sequence[Pair], seen: Seen) -> list[tuple[float, bool]]:
+        """Refused: a chat endpoint has no likelihoods of a given text."""
+        raise ValueError(
+            f"{self.what} has no log-likelihoods: take tasks whose answers are generated, or backend completions"
+        )
+
+    def complete(self, asked: Prompts) -> list[str]:
+        """As Respondent's. Raises ValueError where a task asks with a text."""
+        from lm_eval.models.api_models import JsonChatStr
+
+        if plain := [text for text in asked.texts if not text.startswith("[{")]:
+            raise ValueError(
+                f"{self.what} takes messages, and a task asks with a text ({plain[0][:60]!r}): set "
+                "bench.chat_template=true"
+            )
+        requests = _requests(asked, [JsonChatStr(text) for text in asked.texts])
+        return [str(answer) for answer in self._asked(requests, self.inner.generate_until, asked.seen)]
+
+
+def connect(cfg: Bench, variant: Variant, kept: Path | None = None) -> Foreign:
+    """The variant on the back end that it names. Raises ValueError as Foreign does."""
+    return (Chat if variant.backend is Backend.chat else Foreign)(cfg, variant, kept)
+
+
+def _requests(asked: Prompts, prompts: Sequence[Any]) -> list[Instance]:
+    decoding = {**asked.decoding, "until": asked.stops, "max_gen_toks": asked.most}
+    return [
+        Instance("generate_until", {}, (prompt, dict(decoding)), number)
+        for number, prompt in enumerate(prompts)
+    ]
 
 
 def arguments(cfg: Bench, variant: Variant, asked: Respondent) -> dict[str, Any]:

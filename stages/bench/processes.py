@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from stages.bench.config import Backend, Bench, Variant
 from stages.bench.encoding import Pair
-from stages.bench.foreign import Foreign
+from stages.bench.foreign import connect
 from stages.bench.load import check_source
 from stages.bench.model import Scorer
 from stages.bench.prompts import Prompts, Seen
@@ -31,7 +31,7 @@ PROCESSES, JOB, WORKER = "LATHE_BENCH_PROCESSES", "job.json", "stages.bench.work
 def respondent(cfg: Bench, variant: Variant, work: Path) -> Respondent:
     """The variant, ready to be asked; with several processes it has been. Raises ValueError as each of them does."""
     if variant.backend is not Backend.own:
-        return Foreign(cfg, variant, work)
+        return connect(cfg, variant, work)
     count = processes()
     if count == 1:
         return Scorer(cfg, variant, work)

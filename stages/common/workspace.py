@@ -51,12 +51,9 @@ def in_use(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     finally:
         os.close(handle)
-    return False
 
 
 def _prune(path: Path) -> None:
@@ -65,9 +62,7 @@ def _prune(path: Path) -> None:
         handle = _open(path)
     except PermissionError:  # another person's
         return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
         log.info("%s: in use, kept", path)
         os.close(handle)
         return
@@ -100,18 +95,24 @@ def _lock(path: Path) -> int:
     """Lock the folder, which need not be there yet; the lock ends with the process, and no child inherits it."""
     while True:
         handle = _open(path)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.warning("%s: another run is working there; waiting for it", path)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is(path, handle):
-                return handle
-        except OSError as error:
-            if error.errno != errno.ESTALE:  # NFS's word for a file that another machine has removed
-                raise
+        if not _flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            log.warning("%s: another run is working there; waiting for it", path)
+            _flock(handle, fcntl.LOCK_EX)
+        if _is(path, handle):
+            return handle
         os.close(handle)  # the run that was waited for has removed it: this is a lock on nothing
+
+
+def _flock(handle: int, kind: int) -> bool:
+    """Whether nobody stands in the way: the file is locked, or gone, which `_is` tells."""
+    try:
+        fcntl.flock(handle, kind)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno != errno.ESTALE:  # NFS's word for a file that another machine has removed
+            raise
+    return True
 
 
 def _is(path: Path, handle: int) -> bool:

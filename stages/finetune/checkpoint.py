@@ -53,7 +53,11 @@ class Checkpoints:
         for old in self._found()[KEEP:]:
             remove(old)
         named = {self.best(step) for step in (best_step, *map(_best_step, self._found()))}
-        for best in set(self.folder.parent.glob(f"{BEST}-*")) - named:
+        there = {
+            *self.folder.parent.glob(f"{BEST}-*"),
+            *self.folder.parent.glob(_old(Path(f"{BEST}-*")).name),
+        }
+        for best in there - named:
             remove(best)
 
     def latest_step(self) -> int:

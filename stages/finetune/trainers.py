@@ -43,7 +43,7 @@ class Exact(Saving):
 
     def begin(self, cfg: Finetune, order: Order, splits: tuple[Data, Data], work: Path) -> None:
         """Take up the run in `work`: the progress of its last good checkpoint, or none."""
-        self.cfg, self.order, (self.rows, self.heldout), self.work = cfg, order, splits, work
+        self.cfg, self.order, (self.rows, self.heldout) = cfg, order, splits
         self.rank, self.ranks = self.args.process_index, self.args.world_size
         if not torch.cuda.is_available():
             model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model

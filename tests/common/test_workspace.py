@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -95,6 +96,31 @@ def test_locks_are_such_that_a_second_machine_sees_them(ckpt: Path, monkeypatch:
         assert in_use(folder) and not in_use(ckpt / "prepare-b2") and not in_use(ckpt / "prepare-c3")
     assert len(seen) == 3 and all(seen)
     assert names(ckpt) == ["prepare-b2"]
+
+
+def test_a_lock_that_another_machine_has_just_removed_is_nobodys(
+    ckpt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS says ESTALE of the open file, once to each who asks here."""
+    flock, told = fcntl.flock, []
+
+    def stale(handle: int, operation: int) -> None:
+        name = str(Path(f"/proc/self/fd/{handle}").readlink())
+        if name not in told:
+            told.append(name)
+            Path(name).unlink()
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        flock(handle, operation)
+
+    (ckpt / "prepare-old").mkdir(parents=True)
+    os.utime(ckpt / "prepare-old", (1, 1))
+    (ckpt / ".prepare-b2.lock").touch()
+    monkeypatch.setattr(fcntl, "flock", stale)
+    assert not in_use(ckpt / "prepare-b2")
+    with workspace("prepare", "a1") as folder:
+        assert names(ckpt) == [".prepare-a1.lock", "prepare-a1", "prepare-old"] and in_use(folder)
+    assert {Path(name).name for name in told} == {".prepare-a1.lock", ".prepare-b2.lock", ".prepare-old.lock"}
+    assert names(ckpt) == ["prepare-old"]
 
 
 def test_what_kills_left_of_locks_goes(ckpt: Path) -> None:

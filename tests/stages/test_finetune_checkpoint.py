@@ -280,7 +280,10 @@ def test_best_weights_stay_as_long_as_a_checkpoint_names_them(work: Path) -> Non
         Progress(best_step=best).write(checkpoints.path(step) / PROGRESS)
     for step in (1, 2, 10):
         checkpoints.best(step).mkdir()
+    replaced = work / ".best-00000004.old"  # a kill came before it went
+    replaced.mkdir()
     checkpoints.prune(10)
+    assert not replaced.exists()
     assert set(work.glob("best-*")) == {checkpoints.best(step) for step in (2, 4, 10)}
     (checkpoints.path(6) / PROGRESS).write_text("{")  # damaged: never used, so its best is nobody's
     checkpoints.prune(10)
