@@ -27,12 +27,13 @@ from ops.comparison import Spread, spread
 from ops.results import Results, parse
 from stages.bench import corpus, snapshot
 from stages.bench.checks import check_values
-from stages.bench.config import Bench, Precision, Variant
+from stages.bench.config import ENDPOINTS, Backend, Bench, Precision, Variant
 from stages.bench.evaluation import TASKS, own_tasks
 from stages.common.files import sha256, tree_digest
 from stages.common.run import Loaded, hush, load, seed_everything
 
 KEPT = Path(".lathe/noise")
+BATCHED = (Backend.own, Backend.hf)
 PLAIN = "plain"
 T = TypeVar("T")  # what an item has: a score, or what it adds to sums
 LEGEND = (
@@ -62,13 +63,21 @@ def main(arguments: Sequence[str], root: Path) -> None:
 
 
 def repeats(loaded: Loaded, options: argparse.Namespace) -> list[Repeat]:
-    """The plain run first, then one for each changed seed, batch size and precision."""
+    """The plain run first, then one for each changed seed, batch size and precision.
+
+    Raises ValueError where nothing would change: a run that differs in nothing would pass for one that does not move.
+    """
     cfg, variant = loaded.section, loaded.target
     usual = not (options.seeds or options.batch_size or options.precision)
     seeds = [cfg.seed + 1] if usual else options.seeds
     sizes = [max(1, cfg.batch_size // 2)] if usual else options.batch_size
     other = Precision.bf16 if variant.precision is Precision.fp32 else Precision.fp32
     precisions = [other] if usual else [Precision[name] for name in options.precision]
+    batched, precise = variant.backend in BATCHED, variant.backend not in ENDPOINTS
+    if not usual and ((sizes and not batched) or (precisions and not precise)):
+        what = "--batch-size" if sizes and not batched else "--precision"
+        raise ValueError(f"{what} changes nothing of backend {variant.backend.name}: its server decides")
+    sizes, precisions = sizes if batched else [], precisions if precise else []
     found = [Repeat(PLAIN, cfg, variant)]
     found += [Repeat(f"seed-{seed}", replace(cfg, seed=seed), variant) for seed in seeds if seed != cfg.seed]
     if (least := min(sizes, default=1)) < 1:

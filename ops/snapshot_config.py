@@ -14,10 +14,10 @@ import yaml
 from ops.snapshot_code import sandboxed
 from ops.snapshot_functions import functions, rename
 from stages.bench.modules import module_file
+from stages.bench.reach import LM_EVAL, forbidden, imports
 from stages.bench.snapshot import DATASET, Function, parse
 from stages.common.files import sha256
 
-LM_EVAL = "lm_eval.tasks"
 DROPPED = (
     "trust_remote_code",
     "streaming",
@@ -61,8 +61,8 @@ class Recipe:
 def recipe(name: str, path: Path) -> Recipe:
     """The recipe of a task that lm-eval defines at `path`.
 
-    Raises ValueError, one line, for a task whose rows are no dataset's, whose metric is code to be downloaded, or which
-    executes what a model writes and is not known to do so in our sandbox.
+    Raises ValueError, one line, for a task whose rows are no dataset's, whose metric is code to be downloaded, whose
+    functions come to such a one, or which executes what a model writes and is not known to do so in our sandbox.
     """
     config = flat(path)
     for key, what in (("class", "a Python class"), ("custom_dataset", "a function of lm-eval's")):
@@ -74,6 +74,8 @@ def recipe(name: str, path: Path) -> Recipe:
         raise ValueError(f"{name}: {path} names no dataset_path, so there is no snapshot of it")
     config = sandboxed(name, config)
     _keep_local(name, config)
+    if why := next(filter(None, map(forbidden, sorted(_theirs(config)))), ""):
+        raise ValueError(f"{name}: {why}, which is refused")
     kwargs = {k: v for k, v in (config.pop("dataset_kwargs", None) or {}).items() if k not in DROPPED}
     revision = kwargs.pop("revision", None)
     source = Source(config.pop("dataset_path"), config.pop("dataset_name", None), revision, kwargs)
@@ -114,7 +116,7 @@ def text(config: dict[str, Any]) -> str:
 
 def modules(config: Any) -> dict[str, str]:
     """Hash of each lm-eval module that a configuration's functions are from, or that those import, by name."""
-    todo = {function.rpartition(".")[0] for function in functions(config) if function.startswith(LM_EVAL)}
+    todo = {function.rpartition(".")[0] for function in _theirs(config)}
     found: dict[str, str] = {}
     while todo:
         module = todo.pop()
@@ -124,6 +126,10 @@ def modules(config: Any) -> dict[str, str]:
         found[module] = sha256(path)
         todo |= _imported(module, path)
     return dict(sorted(found.items()))
+
+
+def _theirs(config: Any) -> set[str]:
+    return {function for function in functions(config) if function.startswith(LM_EVAL)}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -151,13 +157,9 @@ def _imported(module: str, path: Path) -> set[str]:
     parts = module.split(".")
     found = {".".join(parts[:end]) for end in range(3, len(parts))}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-        if isinstance(node, ast.ImportFrom):
-            up = parts[: len(parts) - node.level + (path.name == "__init__.py")] if node.level else []
-            start = ".".join([*up, *filter(None, [node.module])])
-            names = [start, *(f"{start}.{name}" for name in names)]
-        found |= {name for name in names if name.startswith(f"{LM_EVAL}.")}
-    return found
+        for name in imports(module, node).values() if isinstance(node, ast.Import | ast.ImportFrom) else []:
+            found |= {name, name.rpartition(".")[0]}  # from a module its name, or from a package a module
+    return {name for name in found if name.startswith(f"{LM_EVAL}.")}
 
 
 def _splits(config: dict[str, Any]) -> list[str]:

@@ -205,7 +205,7 @@ def hf(folder: Path, batch: int = 8) -> Any:
     model.source, model.responses, model.rendered = str(folder), Responses(None), set()
     model.template = ChatTemplate(model.tokenizer, str(folder))
     model.end = model.tokenizer.convert_ids_to_tokens(end_of_turn(model.tokenizer))
-    model.model.generation_config = greedy(model.model, model.tokenizer, chat=True)
+    model.model.generation_config = greedy(model.model, model.tokenizer)
     return model
 
 

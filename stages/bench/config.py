@@ -32,6 +32,10 @@ class Backend(Enum):
     chat = "local-chat-completions"  # any OpenAI-compatible chat endpoint: generated answers alone
 
 
+# Where the server decides what it computes in; the end of its address in the field's standard
+ENDPOINTS = {Backend.completions: "completions", Backend.chat: "chat/completions"}
+
+
 @dataclass
 class Variant:
     """One model to score: a folder, and what it is a copy of where `ops.variant` brought it (else empty)."""

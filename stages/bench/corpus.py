@@ -6,6 +6,7 @@ items is then a sum away, for the bootstrap here and for the paired test of ops.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.bench.faults import WRONG
 from stages.common.statistics import Metric
 
 Array = NDArray[np.float64]
@@ -67,12 +69,17 @@ def drawn(metric: str, items: Sequence[Parts], seed: int) -> Array:
 def other(aggregate: Callable[[list[Any]], float], items: list[Any], seed: int) -> Metric | None:
     """Value and interval of a function of lm-eval's that nothing is known of; None where it has no value.
 
-    Few draws: what one costs is not known either.
+    Few draws: what one costs is not known either. A draw that it has no value for, or fails on since a class is missing
+    in it, does not count.
     """
     rng, count = np.random.default_rng(seed), len(items)
     draws = [[items[at] for at in rng.integers(0, count, count)] for _ in range(FEW)]
     with np.errstate(all="ignore"):
-        found, *others = (float(aggregate(draw)) for draw in [items, *draws])
+        found = float(aggregate(items))
+        others = []
+        for draw in draws:
+            with contextlib.suppress(*WRONG):
+                others.append(float(aggregate(draw)))
     if not math.isfinite(found):
         return None
     lo, hi = np.percentile([each for each in others if math.isfinite(each)] or [found], [2.5, 97.5])

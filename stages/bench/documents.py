@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+from stages.bench.snapshot import ROW
+
 
 @contextmanager
 def processed_once(seed: int) -> Iterator[None]:
@@ -38,6 +40,28 @@ def processed_once(seed: int) -> Iterator[None]:
         yield
     finally:
         ConfigurableTask.download = download
+
+
+def draw_among_rows(task: Any) -> None:
+    """Have a task's examples drawn from its rows as lm-eval knows them, without ROW.
+
+    lm-eval leaves out every example that equals the item. With a number in each, a row that stands there twice would
+    be an example of itself.
+    """
+    if (sampler := getattr(task, "sampler", None)) is None:
+        return
+    sample = sampler.sample
+
+    @wraps(sample)
+    def without_numbers(n: int, eval_doc: Any = None, **named: Any) -> Any:
+        return sample(n, eval_doc=eval_doc and _plain(eval_doc), **named)
+
+    sampler.df = [_plain(doc) for doc in sampler.df]
+    sampler.sample = without_numbers
+
+
+def _plain(doc: Any) -> Any:
+    return {key: value for key, value in doc.items() if key != ROW} if isinstance(doc, dict) else doc
 
 
 def _kept(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stages.bench import snapshot
 from stages.bench.choices import GOLD
 from stages.bench.config import Bench
-from stages.bench.documents import processed_once
+from stages.bench.documents import draw_among_rows, processed_once
 from stages.bench.faults import blamed, guarded
 from stages.bench.programs import execute, limits_of
 from stages.bench.responses import Responses
@@ -23,6 +24,7 @@ from stages.common.workers import workers
 if TYPE_CHECKING:
     from stages.bench.respondent import Respondent
 
+log = logging.getLogger("lathe")
 TASKS = Path(__file__).parent / "tasks"
 CLASS = "stages.bench.tasks.chat.ChatTask"
 OWN = "test"  # what prepare calls the rows of test.jsonl
@@ -49,6 +51,12 @@ def evaluate(cfg: Bench, model: Respondent, *, scored: bool = True) -> dict[str,
 
     compile_templates_once()
     loaded = load_tasks(cfg)
+    if cfg.chat_template and not model.speaks:
+        log.warning(
+            "%s has no chat template: in spite of bench.chat_template=true it is asked in plain text, so its "
+            "scores do not compare with those of models that are asked through theirs",
+            model.source,
+        )
     aggregations = {name: _set_aggregation(name, task) for name, task in loaded["tasks"].items()}
     for name, task in loaded["tasks"].items():
         if name in own_tasks():
@@ -65,7 +73,7 @@ def evaluate(cfg: Bench, model: Respondent, *, scored: bool = True) -> dict[str,
         limit=cfg.limit or None,
         bootstrap_iters=1,  # no bootstrap of lm-eval's, see _set_aggregation: only the standard error of a mean
         system_instruction=cfg.prompt.system or None,
-        apply_chat_template=cfg.chat_template and bool(model.tokenizer.chat_template),
+        apply_chat_template=cfg.chat_template and model.speaks,
         fewshot_as_multiturn=True,
         confirm_run_unsafe_code=cfg.code.run,
     )
@@ -122,7 +130,10 @@ def load_tasks(cfg: Bench) -> dict[str, Any]:
         with blamed(name, file_of(name)), processed_once(cfg.seed):
             loaded = manager.load([name])
         found.append(loaded["groups"].get(name) or loaded["tasks"][name])
-    return dict(manager.load(found))
+    wanted = dict(manager.load(found))
+    for task in wanted["tasks"].values():
+        draw_among_rows(task)
+    return wanted
 
 
 def set_execution(cfg: Bench, tasks: dict[str, Any], kept: Responses) -> None:
@@ -211,7 +222,7 @@ def _check_own(names: list[str]) -> None:
 def _set_decoding(cfg: Bench, task: Any, model: Respondent) -> None:
     from lm_eval.models.utils import normalize_gen_kwargs
 
-    if not model.tokenizer.chat_template:
+    if not model.speaks:
         raise ValueError(
             f"{model.source} has no chat template, and {task.task_name} asks through it: "
             "use a chat model, or lm-eval's own tasks"

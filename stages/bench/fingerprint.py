@@ -14,8 +14,10 @@ from stages.common.adapter import base_of
 from stages.common.files import sha256, tree_digest
 
 STAGES = Path(__file__).resolve().parent.parent
-# Libraries whose next version may compute other logits, or ask otherwise.
-DECIDE = ("lm_eval", "numpy", "peft", "tokenizers", "torch", "transformers")
+# Libraries whose next version may compute other logits, ask or score otherwise.
+DECIDE = (
+    "jinja2", "lm_eval", "numpy", "peft", "rouge_score", "sacrebleu", "tokenizers", "torch", "transformers",
+)  # fmt: skip
 
 
 def fingerprint(cfg: Bench, variant: Variant) -> str:
@@ -32,9 +34,9 @@ def fingerprint(cfg: Bench, variant: Variant) -> str:
 
 
 def deciding_files() -> list[Path]:
-    """This stage's code and tasks, and what loads a model for it."""
+    """This stage's code and tasks, what loads a model for it, and what it writes prompts by."""
     own = [path for kind in ("*.py", "*.yaml") for path in (STAGES / "bench").rglob(kind)]
-    return sorted([*own, *(STAGES / "common" / name for name in ("adapter.py", "quantised.py"))])
+    return sorted([*own, *(STAGES / "common" / name for name in ("adapter.py", "prompt.py", "quantised.py"))])
 
 
 def _version(name: str) -> str:

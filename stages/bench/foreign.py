@@ -15,7 +15,7 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import AutoConfig, AutoTokenizer
 
-from stages.bench.config import QUANTISED, Backend, Bench, Variant
+from stages.bench.config import ENDPOINTS, QUANTISED, Backend, Bench, Precision, Variant
 from stages.bench.encoding import Pair
 from stages.bench.likelihood import NotANumber
 from stages.bench.load import check_source
@@ -28,7 +28,6 @@ from stages.common.adapter import base_of
 # are one shorter. `hf` does not read the last token; servers write one more.
 ROOM = {Backend.hf: 1, Backend.sglang: 0, Backend.vllm: -1, Backend.completions: -1, Backend.chat: 0}
 NO_LIMIT = 1 << 40
-ENDPOINTS = {Backend.completions: "completions", Backend.chat: "chat/completions"}
 SECRET = ("auth_token", "api_key", "header")
 
 
@@ -111,6 +110,16 @@ class Chat(Foreign):
         # The server counts the tokens of what it makes of the messages, and refuses what is too long
         self.template, self.max_length = Messages(self.tokenizer, variant.path), NO_LIMIT
 
+    @property
+    def speaks(self) -> bool:
+        """Always: the server has the template."""
+        return True
+
+    @property
+    def end(self) -> str:
+        """As the folder's template has it, or its tokenizer where it has none; the server ends an answer by itself."""
+        return super().end if self.tokenizer.chat_template else str(self.tokenizer.eos_token)
+
     def score(self, pairs: Sequence[Pair], seen: Seen) -> list[tuple[float, bool]]:
         """Refused: a chat endpoint has no likelihoods of a given text."""
         raise ValueError(
@@ -188,6 +197,11 @@ def _check_arguments(variant: Variant) -> None:
         raise ValueError(
             f"backend {name} of {variant.path} needs model_args: "
             f"{{base_url: http://127.0.0.1:8000/v1/{ENDPOINTS[variant.backend]}, model: <the server's name of it>}}"
+        )
+    if variant.backend in ENDPOINTS and variant.precision is not Precision.fp32:
+        raise ValueError(
+            f"precision {variant.precision.name} of {variant.path}: what backend {name} computes in is its server's to "
+            "say; leave precision at fp32"
         )
     if variant.precision in QUANTISED:
         raise ValueError(

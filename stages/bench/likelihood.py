@@ -40,7 +40,9 @@ class Likelihood:
         self.asked = self.tokens = 1 if apart else tokens
         self.window, self.turn = sliding_window(model.config), turning_length(model.config)
         self.vocabulary = model.get_output_embeddings().weight.shape[0]
-        self.picks = "logits_to_keep" in inspect.signature(model.forward).parameters
+        # An adapter's class passes it on
+        whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.picks = "logits_to_keep" in inspect.signature(whole.forward).parameters
         stateful = getattr(model, "_is_stateful", False)
         self.trees = not apart and not stateful and self._heeds_trees()
 

@@ -45,12 +45,10 @@ def load(variant: Variant) -> tuple[Any, PreTrainedTokenizerBase]:
     return model.eval(), tokenizer
 
 
-def greedy(model: Any, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> GenerationConfig:
-    """Plain greedy decoding, in place of what the model's folder says; `chat`: an end of turn ends an answer."""
+def greedy(model: Any, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Plain greedy decoding, in place of what the model's folder says, to the ends that the folder names."""
     own = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
-    if chat and tokenizer.chat_template:
-        ends.add(end_of_turn(tokenizer))
     return GenerationConfig(do_sample=False, eos_token_id=sorted(ends - {None}))
 
 

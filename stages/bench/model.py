@@ -13,7 +13,7 @@ from stages.bench.config import Bench, Precision, Variant
 from stages.bench.encoding import Pair
 from stages.bench.generation import Generation
 from stages.bench.likelihood import Likelihood, NotANumber
-from stages.bench.load import SAMPLING, greedy, load, settings
+from stages.bench.load import SAMPLING, end_of_turn, greedy, load, settings
 from stages.bench.prompts import Prompts, Seen
 from stages.bench.ranks import ALONE, Ranks
 from stages.bench.respondent import Respondent
@@ -38,12 +38,19 @@ class Scorer(Respondent):
         if heeded := self.settings.keys() - SAMPLING:
             told = ", ".join(f"{name}={self.settings[name]}" for name in sorted(heeded))
             log.info("%s asks for %s: heeded in lm-eval's tasks, as at its command line", variant.path, told)
-        self.model.generation_config = greedy(self.model, tokenizer, chat=cfg.chat_template)
+        self.model.generation_config = greedy(self.model, tokenizer)
         self.model.register_forward_hook(self._refuse_nan)
         # int8 picks the columns that it leaves in 16 bits by what is in a batch: an item would depend on its neighbours
         apart = variant.precision is Precision.int8
         self.likelihood = Likelihood(self.model, cfg.batch_tokens, apart=apart, ranks=ranks)
         ends = set(self.model.generation_config.eos_token_id)
+        if cfg.chat_template and tokenizer.chat_template and end_of_turn(tokenizer) not in ends:
+            log.warning(
+                "%s: neither its generation_config.json nor its tokenizer says that %s ends an answer, as its chat "
+                "template does: in lm-eval's tasks it speaks on, as at its command line; add the token to eos_token_id",
+                variant.path,
+                self.end,
+            )
         self.generation = Generation(self.model, tokenizer, ends, cfg.batch_size, ranks)
 
     def score(self, pairs: Sequence[Pair], seen: Seen) -> list[tuple[float, bool]]:

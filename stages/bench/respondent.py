@@ -76,6 +76,11 @@ class Respondent(TemplateLM):  # type: ignore[misc]  # lm-eval carries no types
         """What follows each prompt; a stop string may be in it."""
 
     @property
+    def speaks(self) -> bool:
+        """Whether a conversation can be put to it."""
+        return bool(self.tokenizer.chat_template)
+
+    @property
     def end(self) -> str:
         """The token with which the chat template ends an answer."""
         return str(self.tokenizer.convert_ids_to_tokens(end_of_turn(self.tokenizer)))

@@ -70,6 +70,8 @@ def item_rows(results: dict[str, Any], fields: list[str], dirty: set[tuple[str, 
             known = rows.setdefault((task, row["id"]), row)
             known["scores"].update(row["scores"])
             known["parts"].update(row["parts"])
+    if unknown := [field for field in fields if not any(field in row["slices"] for row in rows.values())]:
+        log.warning("no item of any task has %s (bench.slices): no slices by it", ", ".join(unknown))
     return [rows[key] for key in sorted(rows)]
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from stages.bench.modules import executes, module_hash
+from stages.bench.reach import refused
 from stages.common.files import read_json, sha256
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ DATASET = "stages.bench.snapshot.dataset"  # what each task.yaml has as its cust
 CODE_TASK = (
     "stages.bench.tasks.code.CodeTask"  # the class of all that are marked unsafe_code, and of no other
 )
-FUNCTION = re.compile(r"(?P<module>(lm_eval\.tasks|stages\.bench)(\.[\w-]+)+)\.\w+")
 FILES = re.compile(r"task\.yaml|group\.yaml|[\w.]+\.parquet|README\.md|(LICEN[CS]E|COPYING)[\w.-]*")
 KINDS = ("task", "group", "tag")
 
@@ -223,12 +223,8 @@ def _check_modules(folder: Path, card: Card, hashes: dict[str, str | None]) -> N
 def _check_yaml(path: Path, card: Card) -> None:
     config, functions = parse(path)
     for function in functions:
-        found = FUNCTION.fullmatch(function)
-        if not found or (found[2] == "lm_eval.tasks" and found["module"] not in card.modules):
-            raise ValueError(
-                f"{path}: !function {function!r} is from no module of lm_eval.tasks that {CARD} has the hash of, nor "
-                f"from stages.bench, so it is not imported: {_again(card.name)}"
-            )
+        if why := refused(function, card.modules):
+            raise ValueError(f"{path}: {why}, so it is not imported: {_again(card.name)}")
     if not (_reads_rows(config, card) if card.kind == "task" else _lists_members(config, card)):
         raise ValueError(f"{path} is not the {card.kind} that {CARD} describes: {_again(card.name)}")
 

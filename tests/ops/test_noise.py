@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 from ops import compare, noise
 from ops.results import Results
 from stages.bench import evaluation
+from stages.bench.config import Bench, Variant
 from stages.common.files import write_json, write_text
 from tests.ops import bench_project
 
@@ -86,6 +88,25 @@ def test_the_items_digest_has_a_tasks_data(
 def test_nothing_to_change_is_refused(model: Path) -> None:
     with pytest.raises(ValueError, match="nothing is changed"):
         noise.main(["base", "--precision", "fp32"], Path.cwd())
+
+
+def test_what_a_back_end_cannot_change_is_no_repeat(model: Path) -> None:
+    """A server's own batches and precision: a run that asks the same again would count as one that does not move."""
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["variants"]["base"] |= {
+        "backend": "completions",
+        "model_args": {"base_url": "http://127.0.0.1:9/v1"},
+    }
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    loaded = noise.load("bench", Bench, ["base"], Variant)
+    usual = argparse.Namespace(seeds=[], batch_size=[], precision=[])
+    assert [each.name for each in noise.repeats(loaded, usual)] == [
+        "plain",
+        f"seed-{loaded.section.seed + 1}",
+    ]
+    for option in (["--batch-size", "7"], ["--precision", "bf16"]):
+        with pytest.raises(ValueError, match=f"{option[0]} changes nothing of backend completions"):
+            noise.main(["base", *option], Path.cwd())
 
 
 def test_a_batch_size_that_is_none_is_refused(model: Path) -> None:

@@ -368,12 +368,15 @@ def test_a_model_of_nan_is_refused(workspace: Path, tiny_model: Path, task: str)
         main(section(task), "tuned", variant(broken))
 
 
-def test_our_own_tasks_need_a_chat_template(workspace: Path, tiny_model: Path) -> None:
+def test_our_own_tasks_need_a_chat_template_and_others_are_asked_without(
+    workspace: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     plain = workspace / "plain"
     shutil.copytree(tiny_model, plain)
     (plain / "chat_template.jinja").unlink()
     with pytest.raises(ValueError, match="plain has no chat template, and heldout_loss asks through it"):
         main(section("heldout_loss"), "base", variant(plain))
+    assert "plain has no chat template: in spite of bench.chat_template=true" in caplog.text
 
 
 def test_kept_templates_render_as_fresh_ones(monkeypatch: pytest.MonkeyPatch) -> None:

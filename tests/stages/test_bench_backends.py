@@ -79,7 +79,10 @@ def test_a_chat_endpoint_writes_the_answers_of_our_own_engine(workspace: Path, s
         assert [one[key] for key in ("id", "output", "target", "scores")] == [
             other[key] for key in ("id", "output", "target", "scores")
         ]
-    asked = [each["messages"] for each in server.seen]
+    Path("models/base/chat_template.jinja").unlink()
+    for one, other in zip(scored("served", served, generated), found, strict=True):
+        assert one["output"] == other["output"]  # the server has the template
+    asked = [each["messages"] for each in server.seen[: len(ROWS)]]
     assert sorted(map(len, asked)) == [2, 2, 4] and all(each[0]["role"] == "system" for each in asked)
     refused(
         served, "back end chat of models/base has no log-likelihoods: take tasks whose answers are generated"
@@ -164,6 +167,10 @@ def test_what_a_back_end_lacks_is_one_clear_line(
 ) -> None:
     once = {"max_retries": 1, "model": "tiny"}
     refused(on(Backend.completions), r"completions of models/base needs model_args: \{base_url: ")
+    bf16 = replace(on(Backend.completions, base_url="x"), precision=Precision.bf16)
+    refused(
+        bf16, "precision bf16 of models/base: what backend completions computes in is its server's to say"
+    )
     refused(on(Backend.chat), r"chat of models/base needs model_args: \{base_url: .*/v1/chat/completions")
     refused(on(Backend.completions, base_url="http://a@b/v1"), "has a user in it: set OPENAI_API_KEY")
     refused(on(Backend.completions, auth_token="t"), "auth_token would stand in params.yaml and git")

@@ -30,6 +30,8 @@ SENTENCES = [
     for n in range(6)
 ]
 
+TEXTS = [{"text": f"So she went to number {n}"} for n in (0, 0, 0, 0, 1, 2)]
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -42,6 +44,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_jsonl(root / "twice/train.jsonl", SENTENCES)
         write_jsonl(root / "twice/validation.jsonl", SENTENCES)
         making.main(["--task", "winogrande", "--from", "twice"])
+        write_jsonl(root / "texts/test.jsonl", TEXTS)
+        making.main(["--task", "lambada_openai", "--from", "texts"])
     return root
 
 
@@ -84,6 +88,22 @@ def test_the_order_is_the_seeds_and_no_others(workspace: Path) -> None:
 def test_the_stage_scores_what_it_asked(workspace: Path, tiny_model: Path) -> None:
     main(replace(section(GPQA), seed=5), "base", variant(tiny_model))
     assert [row["target"].strip() for row in items()] == [gold for _, gold in asked(5, 0)]
+
+
+def test_a_row_that_stands_there_twice_is_no_example_of_itself(workspace: Path) -> None:
+    """Examples and items are of one split; lm-eval leaves every row out of the examples that equals the item."""
+    from lm_eval.api.samplers import ContextSampler
+
+    task = load_tasks(section("lambada_openai"))["tasks"]["lambada_openai"]
+    task.set_config("num_fewshot", 2)
+    task.fewshot_cfg.split = "test"  # as a YAML's fewshot_split would
+    task.set_fewshot_seed(17)
+    task.build_all_requests(rank=0, world_size=1)
+    sampler = ContextSampler(TEXTS, rnd=17)
+    drawn = [sampler.sample(2, eval_doc=text) for text in TEXTS]
+    asked = [[words.split() for words in request.args[0].split("\n\n")[:2]] for request in task.instances]
+    assert asked == [[each["text"].split() for each in examples] for examples in drawn]
+    assert not any(text in examples for text, examples in zip(TEXTS, drawn, strict=True))
 
 
 def test_where_choices_stand_in_the_prompts_the_output_is_the_chosen_one(

@@ -62,6 +62,11 @@ CHATS = {
     "left": ("{{ bos_token }}" + TURNS, False),
     "begins": ("{{ bos_token }}" + TURNS, True),
     "bare": (TURNS, True),
+    # Its end of turn is nothing that the folder calls an end
+    "ends": (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<stop>' }}{% endfor %}assistant:",
+        True,
+    ),
 }
 CHAT_TASKS = ["choice_short", "perplexity", "greedy"]
 STOP = "<stop>"
@@ -92,7 +97,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stopping(tokenizer, folder / "stops")
     tokenizer.add_special_tokens({"bos_token": "<bos>"})
     for name, (template, _) in CHATS.items():
-        model_of("llama", len(tokenizer)).save_pretrained(folder / name)
+        stopping(tokenizer, folder / name)
         beginning(tokenizer, template).save_pretrained(folder / name)
     return folder
 
@@ -241,11 +246,15 @@ def test_every_item_is_answered_and_scored_as_by_lm_eval(
 
 @pytest.mark.parametrize("name", CHATS)
 def test_a_first_token_stands_where_lm_eval_has_it(
-    bench: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    bench: Path, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not where `hf` finds it already there; a template that is in the folder and not applied changes nothing."""
+    """Not where `hf` finds it already there; a template that is in the folder and not applied changes nothing.
+
+    An end of turn that the folder does not call an end is none to lm-eval: a line says so.
+    """
     applied = CHATS[name][1]
     found = ours(bench, name, CHAT_TASKS, monkeypatch, chat=applied)
+    assert (f"says that {STOP} ends an answer" in caplog.text) is (name == "ends")
     same_items(theirs(bench, name, CHAT_TASKS, *(["--apply_chat_template"] if applied else [])), found)
 
 

@@ -150,6 +150,7 @@ def test_answers_are_kept_for_the_very_files_that_decide_them(
         "bench/generation.py",
         "bench/tasks/helpdesk_triage.yaml",
         "common/adapter.py",
+        "common/prompt.py",
         "common/quantised.py",
     ):
         monkeypatch.setattr(
@@ -158,4 +159,4 @@ def test_answers_are_kept_for_the_very_files_that_decide_them(
             lambda path, end=changed: "other" if path.as_posix().endswith(end) else real(path),
         )
         found.add(fingerprint.fingerprint(*given))
-    assert len(found) == 5
+    assert len(found) == 6

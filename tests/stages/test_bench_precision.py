@@ -13,6 +13,7 @@ import pytest
 
 from stages.bench.__main__ import main
 from stages.bench.config import Backend, Bench, Precision, Variant
+from stages.bench.model import Scorer
 from stages.common.prompt import Prompt
 from stages.finetune.outs import write_out
 from tests.stages.finetune_section import LORA, section, trained_adapter
@@ -111,6 +112,7 @@ def test_an_adapter_on_a_base_of_fewer_bits(model: Path, precision: Precision) -
     trained = trained_adapter(section(LORA), model, Path("trained"))
     write_out(section(replace(LORA, merge=False)), model, trained, Path("adapter"))
     adapter, base = scored(Path("adapter"), precision), scored(model, precision)
+    assert Scorer(CFG, Variant("adapter", "", precision, Backend.own, {})).likelihood.picks
     assert nats(adapter) != nats(base)
     assert nats(adapter) == pytest.approx(nats(scored(Path("adapter"), Precision.fp32)), rel=0.6)
 

@@ -161,14 +161,17 @@ def test_a_right_choice_that_is_not_there_is_refused(target: int) -> None:
         item_rows(found, [], set())
 
 
-def test_items_made_of_one_row_are_told_apart_and_overlapped_together() -> None:
+def test_items_made_of_one_row_are_told_apart_and_overlapped_together(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """As score_prompt_robustness asks each row in several wordings, the wordings one after another or rows in turn."""
     found = results("t", "acc", None, [0.0, 1.0, 0.25, 0.75]) | {"aggregations": {}}
     samples = found["samples"]["t"]
     for sample, row in zip(samples, (4, 7, 4, 7), strict=True):
         sample["doc"] = {ROW: row}
     samples += [sample | {"filter": "flexible", "acc": 0.5} for sample in reversed(samples)]
-    rows = item_rows(found, [], {("t", "0000004")})
+    rows = item_rows(found, ["stlye"], {("t", "0000004")})
+    assert "no item of any task has stlye (bench.slices)" in caplog.text
     assert [(row["id"], row["clean"], row["scores"]) for row in rows] == [
         ("0000004", False, {"acc": 0.0, "acc,flexible": 0.5}),
         ("0000004.1", False, {"acc": 0.25, "acc,flexible": 0.5}),

@@ -119,6 +119,18 @@ def test_a_function_that_nothing_is_known_of_gets_an_interval_or_is_left_out() -
     assert corpus.other(lambda items: math.nan, [1.0], 1) is None
 
 
+def test_draws_that_such_a_function_fails_on_do_not_count() -> None:
+    """One class of four items is missing in a third of the draws, and a function may count on all being there."""
+
+    def least(items: list[str]) -> float:
+        return min(items.count(kind) / (kind in items) for kind in ("a", "b"))
+
+    found = corpus.other(least, ["a", "b", "b", "b"], 1)
+    assert found is not None and 1.0 <= found["lo"] <= found["value"] == 1.0 <= found["hi"] <= 2.0
+    with pytest.raises(ZeroDivisionError):
+        corpus.other(least, ["a", "a"], 1)
+
+
 SCHEMA = {
     "type": "object", "required": ["intent"], "additionalProperties": False,
     "properties": {"intent": {"enum": ["refund", "order"]}, "score": {"type": "number"}},
@@ -332,6 +344,8 @@ def beside() -> None:
         (swap("[German, English]", "'{{text}}'"), r"chosen of bench.tasks \(.*chosen.yaml\): .*SyntaxError: invalid"),
         (swap("target: language", "target: 7"), r"chosen of bench.tasks \(.*chosen.yaml\): .*IndexError: list index"),
         (swap("target: language", "target: right"), "item t3 of chosen: doc_to_target says choice 2, .* there are 2"),
+        (swap("output_type", "num_fewshot: 2\noutput_type"), "chosen: num_fewshot has no effect on a task that asks"),
+        (swap("output_type", "gen_prefix: So\noutput_type"), "chosen: gen_prefix has no effect"),
         (swap("path: data/benchmarks/chosen", "path: data/raw/chosen"), "a task's data lies in data/benchmarks/"),
         (swap("test.jsonl", "none.jsonl"), "no test rows at data/benchmarks/chosen/none.jsonl"),
         (rows_are(), "chosen/test.jsonl holds no rows"),
@@ -366,8 +380,7 @@ def test_a_bug_of_ours_and_what_fails_in_a_model_are_no_mistakes_in_a_task(
 class NoModel:
     """Knows nothing: all is as likely."""
 
-    source, end = "none", "<|end|>"
-    tokenizer = type("Tokenizer", (), {"chat_template": "x"})()
+    source, end, speaks = "none", "<|end|>", True
     rank, world_size, responses = 0, 1, None
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,10 +31,14 @@ from stages.bench.turns import ChatTemplate
 from stages.common.files import read_jsonl
 from stages.common.prompt import Example, Prompt, with_prompt
 
+log = logging.getLogger("lathe")
 Doc = dict[str, Any]
 PREPARED, FOLDERS = Path("data/prepared/test.jsonl"), Path("data/benchmarks")
 BESIDES = ("tool_calls", "reasoning_content")  # what an answer may hold besides its text
 IDS = ("id", "task_id", "question_id")  # as prepare names an item (stages/prepare/overlap/tested.py)
+# What lm-eval's own prompt builder knows and ours does not; of conversations, also what their turns say themselves
+IGNORED = {"num_fewshot", "fewshot_split", "fewshot_config", "fewshot_delimiter", "gen_prefix"}
+TURNS = {"description"}
 DEFAULTS: Doc = {
     "test_split": "test",
     "num_fewshot": 0,
@@ -50,7 +55,11 @@ class ChatTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval carries no ty
     """A YAML task whose context is a whole conversation."""
 
     def __init__(self, config: Doc) -> None:
-        """As lm-eval's, for a YAML that names this class. Raises ValueError for an unknown scorer."""
+        """As lm-eval's, for a YAML that names this class.
+
+        Raises ValueError for an unknown scorer, and for a key that would have no effect on what is asked.
+        """
+        _refuse_ignored(config)
         config = DEFAULTS | {key: value for key, value in config.items() if key != "class"}
         name, kind = config["task"], config["output_type"]
         if kind == "generate_until":
@@ -120,6 +129,16 @@ class ChatTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval carries no ty
         return found | scorers.likely(self.scorers, target, first)
 
 
+def _refuse_ignored(config: Doc) -> None:
+    said = getattr(config.get("custom_dataset"), "__name__", "") in (rows.__name__, intent_rows.__name__)
+    ignored = IGNORED | (TURNS if said else set())
+    if lost := sorted(key for key in ignored if config.get(key)):
+        raise ValueError(
+            f"{config['task']}: {lost[0]} has no effect on a task that asks through the chat template: write examples "
+            "into prompt.examples (of conversations) or into description (of any fields), and leave the key out"
+        )
+
+
 def rows(path: str, prompt: dict[str, Any], fewshot: int | None, **_: Any) -> dict[str, Dataset]:
     """The split `test`: one item a row, asked up to its last assistant turn, which is the target.
 
@@ -164,6 +183,12 @@ def intent_rows(path: str, prompt: dict[str, Any], fewshot: int | None, **_: Any
 
 def _prompt(values: dict[str, Any], fewshot: int | None) -> Prompt:
     examples = [Example(**example) for example in values["examples"]]
+    if fewshot and fewshot > len(examples):
+        log.warning(
+            "bench.fewshot=%d, and prompt.examples has %d: our own tasks are asked with those",
+            fewshot,
+            len(examples),
+        )
     return Prompt(**{**values, "examples": examples[: fewshot or 0]})
 
 
