@@ -179,6 +179,8 @@ def _arguments(cfg: Finetune, steps: int) -> Any:
         "ddp_find_unused_parameters": three,
         "fsdp": True if fsdp else None,
         "fsdp_config": {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"} if fsdp else None,
+        # FSDP2 would keep the whole model's gradients in fp32 on every process until a step's last part
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}} if fsdp else None,
         "ignore_data_skip": True,  # order.py knows where to go on
         "save_strategy": "no",  # trainers.py says when
         "eval_strategy": "no",

@@ -42,6 +42,9 @@ def arm(point: str) -> None:
     if point == "memory":
         trainers.Exact.go = out_of_memory(trainers.Exact.go)
         return
+    if point == "shards":
+        trainers.Exact.training_step = in_shards(trainers.Exact.training_step)
+        return
     where, _, time = point.partition("-")
     owner, name, rank, after = POINTS[where]
     if int(os.environ.get("RANK", str(rank))) != rank:
@@ -73,6 +76,21 @@ def out_of_memory(function: Callable[..., Any]) -> Callable[..., Any]:
         limit = pages * resource.getpagesize() + 8 * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         return function(*args, **kwargs)
+
+    return call
+
+
+def in_shards(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward and backward of a part, after which this process may hold its shard of the gradients alone."""
+
+    def call(trainer: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+        from torch.distributed.tensor import DTensor
+
+        found = function(trainer, model, *args, **kwargs)
+        held = [weight.grad for weight in model.parameters() if weight.requires_grad]
+        # torch keeps what it has not reduced yet elsewhere: the shard then has no gradient
+        assert held and all(isinstance(gradient, DTensor) for gradient in held), "gradients are not in shards"
+        return found
 
     return call
 
