@@ -4,12 +4,14 @@ Conventions. tokens/s counts real tokens (no padding). Model FLOPs of a step are
 6 for each weight and token, 4 where the weight is frozen (no gradient of it is computed), and 12 * layers * heads *
 head size * length for each token's attention within its document, not halved for causality. The vocabulary's projection
 counts for learned tokens only, embeddings for none. DPO adds its reference's forward pass: 2 for each of the base's
-weights and a third of the attention. MFU divides by the device's dense peak as its maker states it, or, on a processor,
-by the rate of a matrix product measured here at the start.
+weights and a third of the attention. MFU divides by the dense peak of what the layers compute in: a GPU's as its maker
+states it (of one that PEAKS has not, no MFU is logged), a processor's by the rate of a matrix product measured here at
+the start.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -19,22 +21,36 @@ from typing import Any
 
 from stages.common import provenance
 from stages.common.tracking import track
-from stages.finetune.config import Finetune, Objective, Precision
+from stages.finetune.config import Finetune, Objective, Precision, Weights
 from stages.finetune.data import Data
 from stages.finetune.order import Order
 from stages.finetune.progress import Progress
 
-# Dense tensor-core peaks in FLOP/s, from NVIDIA's data sheets: (bf16, fp32 outside the tensor cores). A key is a whole
-# word of the device's name, and the first that fits counts.
-PEAKS = {
+log = logging.getLogger("lathe")
+
+# Dense tensor-core peaks in FLOP/s, from NVIDIA's data sheets (half of what they state with sparsity): (bf16, fp32
+# outside the tensor cores). A key is whole words of the device's name, and the first that fits counts. None: the T4 has
+# no bf16; the sheets of GB200 and GB300 differ in fp32 from one edition to the next.
+PEAKS: dict[str, tuple[float | None, float | None]] = {
+    "GB300": (2500e12, None),
+    "GB200": (2500e12, None),
+    "B300": (2250e12, 75e12),  # B300 and B200: an eighth of the HGX board's
+    "B200": (2250e12, 75e12),
+    "GH200": (990e12, 67e12),
+    "H200 NVL": (835e12, 60e12),
+    "H100 NVL": (835e12, 60e12),
     "H100 PCIe": (756e12, 51e12),
     "H200": (989e12, 67e12),
     "H100": (989e12, 67e12),
     "A100": (312e12, 19.5e12),
+    "A40": (149.7e12, 37.4e12),
+    "A30": (165e12, 10.3e12),
+    "RTX A6000": (154.8e12, 38.7e12),
     "L40S": (362e12, 91.6e12),
+    "L40": (181e12, 90.5e12),
     "L4": (121e12, 30.3e12),
     "A10": (125e12, 31.2e12),
-    "T4": (65e12, 8.1e12),
+    "T4": (None, 8.1e12),
 }
 SYSTEM_SECONDS = 10.0
 REFERENCE = ".ref."  # TRL's name for the frozen copy of an adapter that DPO compares with
@@ -52,7 +68,14 @@ class Meter:
         reference = cfg.objective is Objective.dpo
         self._body, self._head = _costs(model, reference)
         self._attention = (16 if reference else 12) * _attention_width(model.config.get_text_config())
-        self._peak = peak(model, cfg) * self.ranks
+        self._peak = peak(cfg)
+        if self._peak is None and self.rank == 0:
+            log.warning(
+                "no MFU is logged: PEAKS in stages/finetune/measure.py has no dense peak of %s in %s; add it there as "
+                "its data sheet states it",
+                processor(),
+                computed_in(cfg).name,
+            )
         self._work = self._sampled = self._stepped = 0.0
 
     def begin(self, progress: Progress) -> None:
@@ -75,7 +98,9 @@ class Meter:
         seconds, self._stepped, self.last = now - self._stepped, now, step
         if self.rank == 0:
             tokens, flops = self.step_cost(step - 1)
-            speed = {"tokens_per_second": tokens / seconds, "mfu": flops / seconds / self._peak}
+            speed = {"tokens_per_second": tokens / seconds}
+            if self._peak:
+                speed["mfu"] = flops / seconds / (self._peak * self.ranks)
             epoch = {"epoch": step * self.cfg.batch_size / len(self.rows)}
             for name, value in (values | epoch).items():
                 track.metric(f"train/{name}", value, step)
@@ -145,15 +170,24 @@ def _attention_width(config: Any) -> int:
     )
 
 
-def peak(model: Any, cfg: Finetune) -> float:
-    """FLOP/s of one process's device at the section's precision; 0.0 is never returned."""
+def peak(cfg: Finetune) -> float | None:
+    """FLOP/s of one process's device at what the layers compute in; None for a GPU of which that is not known."""
     import torch
 
-    if not torch.cuda.is_available():
-        return _measured(cfg)
-    name = torch.cuda.get_device_name()
-    known = next((value for key, value in PEAKS.items() if re.search(rf"\b{key}\b", name)), None)
-    return known[0 if cfg.precision is Precision.bf16 else 1] if known else _measured(cfg)
+    if torch.cuda.is_available():
+        return stated(torch.cuda.get_device_name(), computed_in(cfg))
+    return _measured(computed_in(cfg))
+
+
+def stated(name: str, precision: Precision) -> float | None:
+    """FLOP/s by the data sheet of a GPU of this name, if PEAKS has it: of the whole GPU, so of no MIG slice."""
+    found = next((value for key, value in PEAKS.items() if re.search(rf"\b{key}\b", name)), (None, None))
+    return None if " MIG " in name else found[0 if precision is Precision.bf16 else 1]
+
+
+def computed_in(cfg: Finetune) -> Precision:
+    """What the layers compute in: weights held in bf16 do so whatever the section's precision is."""
+    return Precision.bf16 if cfg.method.weights is Weights.bf16 else cfg.precision
 
 
 def processor() -> str:
@@ -165,13 +199,12 @@ def processor() -> str:
     return f"{provenance.cpu_model()} ({provenance.instruction_class()})"
 
 
-def _measured(cfg: Finetune, size: int = 768) -> float:
-    """The best of five products of two square matrices, 2 n^3 operations each."""
+def _measured(precision: Precision, size: int = 768) -> float:
+    """The best of five products of two square matrices on the processor, 2 n^3 operations each."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    kind = torch.bfloat16 if cfg.precision is Precision.bf16 else torch.float32
-    matrix = torch.ones((size, size), dtype=kind, device=device)
+    kind = torch.bfloat16 if precision is Precision.bf16 else torch.float32
+    matrix = torch.ones((size, size), dtype=kind)
     best = float("inf")
     for _ in range(5):
         began = time.perf_counter()

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from stages.finetune.config import Objective, Precision
+from stages.common.tracking import track
+from stages.finetune.config import Objective, Precision, Weights
 from stages.finetune.data import read_split
-from stages.finetune.measure import Meter, peak
+from stages.finetune.measure import Meter, peak, stated
 from stages.finetune.model import load
 from stages.finetune.order import order_of
+from stages.finetune.progress import Progress
 from tests.stages.finetune_rows import made, workspace
 from tests.stages.finetune_section import FULL, LORA, section
 from tests.stages.finetune_shapes import COMMON, SOUND, tiny
@@ -144,6 +146,66 @@ def test_a_tied_projection_is_counted_once_and_for_learned_tokens_only(rows: Pat
 
 
 @pytest.mark.parametrize("precision", list(Precision))
-def test_a_device_has_a_peak(precision: Precision, tiny_model: Path) -> None:
-    cfg = replace(section(), precision=precision)
-    assert 1e6 < peak(load(cfg, tiny_model), cfg) < 1e17
+def test_a_processor_has_a_peak(precision: Precision) -> None:
+    found = peak(replace(section(), precision=precision))
+    assert found and 1e6 < found < 1e17
+
+
+# As torch.cuda.get_device_name() gives them; TRL's own table (trainer/utils.py) has the same figures in bf16.
+GPUS = {
+    "NVIDIA H100 80GB HBM3": (989e12, 67e12),
+    "NVIDIA H100 PCIe": (756e12, 51e12),
+    "NVIDIA H100 NVL": (835e12, 60e12),
+    "NVIDIA H200": (989e12, 67e12),
+    "NVIDIA H200 NVL": (835e12, 60e12),
+    "NVIDIA B200": (2250e12, 75e12),
+    "NVIDIA GB200": (2500e12, None),
+    "NVIDIA A100-SXM4-80GB": (312e12, 19.5e12),
+    "NVIDIA L4": (121e12, 30.3e12),
+    "NVIDIA H20": (None, None),
+    "NVIDIA GeForce RTX 4090": (None, None),
+    "NVIDIA H100 80GB HBM3 MIG 1g.10gb": (None, None),
+}
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_a_gpu_has_the_peaks_of_its_own_data_sheet_or_none(name: str) -> None:
+    assert (stated(name, Precision.bf16), stated(name, Precision.fp32)) == GPUS[name]
+
+
+def test_a_peak_is_that_of_what_the_layers_compute_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frozen weights in bf16 compute in it, whatever finetune.precision says; packed ones are unpacked to that."""
+    device(monkeypatch, "NVIDIA H200")
+    bf16, nf4 = (section(replace(LORA, weights=weights)) for weights in (Weights.bf16, Weights.nf4))
+    assert (peak(bf16), peak(nf4), peak(replace(nf4, precision=Precision.bf16))) == (989e12, 67e12, 989e12)
+
+
+def test_of_a_gpu_that_is_not_known_no_mfu_is_logged(
+    rows: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A product measured there would be the time of its launch: thousands of per cent on a large GPU."""
+    logged: list[str] = []
+    monkeypatch.setattr(track, "metric", lambda name, *_: logged.append(name))
+    found = {}
+    for name in ("NVIDIA H200", "NVIDIA X900"):
+        device(monkeypatch, name)
+        shown = meter(section(batch_size=1), rows, tiny_model)
+        shown.begin(Progress(trained_share=1.0, processor=name))
+        shown.report(1, {})
+        found[name] = [metric for metric in logged if metric.startswith("speed/")]
+        logged.clear()
+    assert (
+        found["NVIDIA H200"]
+        == [*found["NVIDIA X900"], "speed/mfu"]
+        == ["speed/tokens_per_second", "speed/mfu"]
+    )
+    (line,) = [record.getMessage() for record in caplog.records if "MFU" in record.getMessage()]
+    assert "NVIDIA X900" in line and "stages/finetune/measure.py" in line
+
+
+def device(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Have torch say that there is a GPU of this name."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
