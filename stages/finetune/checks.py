@@ -8,6 +8,7 @@ from stages.finetune.config import Finetune, Init, Method, MethodConfig, Objecti
 from stages.finetune.order import total_steps
 
 QUANTISED = (Weights.int8, Weights.nf4)
+ADAPTERS = ("rank", "alpha", "dropout", "targets", "dora", "rslora")
 POSITIVE = ("threads", "batch_size", "gradient_accumulation", "row_length", "eval_every", "max_steps")
 NOT_NEGATIVE = ("warmup_steps", "weight_decay", "max_grad_norm", "patience", "samples", "sample_tokens")
 
@@ -57,6 +58,11 @@ def _at_least(name: str, value: Any, least: int) -> None:
 
 def _parts(cfg: Finetune) -> None:
     ranks = cfg.world.nodes * cfg.world.processes
+    if ranks == 1 and cfg.world.strategy is Strategy.fsdp:
+        raise ValueError(
+            f"finetune.world.strategy=fsdp (conf/world/{cfg.world.name}.yaml) with one process: there is nobody to "
+            "share the model with; take more processes, or world.strategy=ddp"
+        )
     if cfg.batch_size % (ranks * cfg.gradient_accumulation):
         raise ValueError(
             f"finetune.batch_size={cfg.batch_size} is not divisible by {ranks} processes (finetune.world) times "
@@ -72,7 +78,8 @@ def _method(method: MethodConfig) -> None:
                 f"method.weights={method.weights.name} with method.kind=full ({origin}): what is trained is held in "
                 "fp32, only a frozen base may be in less; take method=lora, or finetune.precision=bf16 for speed"
             )
-        given = {"dora": method.dora, "rslora": method.rslora, "merge": not method.merge}
+        # conf/method/full.yaml leaves them empty
+        given = {name: getattr(method, name) for name in ADAPTERS} | {"merge": not method.merge}
         if chosen := [name for name, value in given.items() if value]:
             raise ValueError(
                 f"method.{chosen[0]}={getattr(method, chosen[0])} with method.kind=full ({origin}) means nothing, "

@@ -101,6 +101,10 @@ REFUSED: list[tuple[Finetune, str]] = [
     (section(replace(FULL, weights=Weights.bf16)), "method.weights=bf16 with method.kind=full .* only a frozen base"),
     (section(replace(FULL, dora=True)), "method.dora=True with method.kind=full .* take method=lora"),
     (section(replace(FULL, merge=False)), "method.merge=False with method.kind=full"),
+    *((section(replace(FULL, **{name: value})), f"method.{name}={said} with method.kind=full .* take method=lora")
+        for name, value, said in (
+            ("rank", 8, 8), ("alpha", 8, 8), ("dropout", 0.1, 0.1), ("targets", ["a"], r"\['a'\]"),
+        )),
     (section(replace(LORA, rank=0)), "method.rank=0, .* rank and alpha are 1 or more"),
     (section(replace(LORA, dropout=1.0)), "dropout=1.0 .* dropout is in"),
     (section(replace(LORA, targets=[])), "method.targets is empty"),
@@ -115,6 +119,7 @@ REFUSED: list[tuple[Finetune, str]] = [
     (section(batch_size=6, world=World("w", 2, 2, Strategy.ddp)), "batch_size=6 is not divisible by 4 processes"),
     (section(batch_size=6, gradient_accumulation=4), "not divisible by 1 processes .* gradient_accumulation=4"),
     (section(world=World("w", 1, 0, Strategy.ddp)), "finetune.world.processes=0 .* give 1 or more"),
+    (section(world=World("w", 1, 1, Strategy.fsdp)), "fsdp .*w.yaml\\) with one process: .* world.strategy=ddp"),
     *((section(**{name: -1}), f"finetune.{name}=-1 .* give [01] or more") for name in (
         "max_steps", "batch_size", "gradient_accumulation", "warmup_steps", "eval_every", "patience", "samples",
     )),
