@@ -21,8 +21,14 @@ PARTIAL = Path(".lathe/base.partial")  # the same file system: finished, it is r
 def main(cfg: Base) -> Metrics:
     """Write models/base as a whole, or leave what stands there. Metrics: size, and for tiny the loss.
 
-    Raises ValueError, in one line, on a floating revision, a model without safetensors, or no corpus.
+    Raises ValueError, in one line, on a floating revision, a model without safetensors, one that would bring its own
+    code, or no corpus.
     """
+    if cfg.model.trust_remote_code:
+        raise ValueError(
+            f"model.trust_remote_code=true (conf/model/{cfg.model.name}.yaml): no model's own code is run here; set "
+            "false, and name a model whose architecture transformers has"
+        )
     folder, metrics = fresh_dir(PARTIAL), Metrics()
     if cfg.model.source is Source.hub:
         download(cfg.model, folder)

@@ -41,7 +41,7 @@ class Model:
     source: Source
     id: str
     revision: str
-    trust_remote_code: bool
+    trust_remote_code: bool  # true is refused: no model's own code is run here
     tiny: Tiny | None  # only where the source is tiny
 
 

@@ -90,6 +90,16 @@ def test_a_refused_run_leaves_the_model_that_stood_there(cfg: Base) -> None:
     assert tree_digest(OUT) == before
 
 
+def test_a_models_own_code_is_refused_before_anything_is_made(cfg: Base) -> None:
+    for source in Source:
+        model = replace(cfg.model, name="some", source=source, trust_remote_code=True)
+        with pytest.raises(
+            ValueError, match=r"trust_remote_code=true \(conf/model/some.yaml\): no model's own code"
+        ):
+            main(replace(cfg, model=model))
+    assert not Path(".lathe").exists()
+
+
 def test_a_corpus_row_of_another_shape_or_too_long_is_named(cfg: Base) -> None:
     write_jsonl(Path("other/a.jsonl"), [{"text": "fine"}, {"words": 1}])
     with pytest.raises(ValueError, match=r"other/a.jsonl:2: .* needs `text`"):
