@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import deque
 from pathlib import Path
 
 from stages.common import journal as journals
@@ -24,8 +25,10 @@ class Copier:
         self._target, self._dead = target, dead
         self._opened = False
         self._end: tuple[journals.Event, int] | None = None
+        self.delivered = 0  # events, in this process
         mark = marks.load(journal, name)
         self.mark = mark if mark and mark.target == target.address else marks.Mark(target.address)
+        self._again = deque(marks.batches(journal, name, self.mark.offsets))  # known, and not yet taken
         self._save()
 
     def advance(self) -> bool:
@@ -40,10 +43,10 @@ class Copier:
                 return self._finish()
             self._send(events, ends)
         except GoneError:
-            self.mark, self._opened = marks.Mark(self.mark.target), False
-            self._save()
+            self._begin_anew()
+            self._opened = False
             raise
-        return self._end is not None or len(events) >= BATCH_EVENTS
+        return self._end is not None or bool(self._again) or len(events) >= BATCH_EVENTS
 
     def _open(self) -> None:
         head = journals.header(self.journal)
@@ -51,12 +54,17 @@ class Copier:
             return
         run, kept = self._target.open(self.journal.name, head, self.mark.run)
         if not kept:
-            self.mark = marks.Mark(self.mark.target)
+            self._begin_anew()
         self.mark.run, self._opened = run, True
         self._save()
 
+    def _begin_anew(self) -> None:
+        self.mark = marks.Mark(self.mark.target)
+        self._again = deque(marks.batches(self.journal, self.name, self.mark.offsets))
+        self._save()
+
     def _batch(self) -> tuple[list[journals.Event], dict[str, int]]:
-        """The next events and where they end: those of a batch that was on its way already, or new ones."""
+        """The next events and where they end: those of a batch that was once on its way, or new ones."""
         events: list[journals.Event] = []
         ends, size = dict(self.mark.offsets), 0
         for path in journals.sources(self.journal):
@@ -72,8 +80,8 @@ class Copier:
         return events, ends
 
     def _beyond(self, file: str, end: int, events: int, size: int) -> bool:
-        if self.mark.pending:
-            return end > self.mark.pending.get(file, 0)
+        if self._again:
+            return end > self._again[0].get(file, 0)
         return events >= BATCH_EVENTS or size >= BATCH_BYTES
 
     def _unpacked(self, event: journals.Event | None, where: str) -> list[journals.Event]:
@@ -85,11 +93,14 @@ class Copier:
         return [{"kind": "param", "name": name, "value": value} for name, value in event["params"].items()]
 
     def _send(self, events: list[journals.Event], ends: dict[str, int]) -> None:
-        self.mark.pending = ends
-        self._save()
+        if not self._again:
+            marks.add_batch(self.journal, self.name, ends)
+            self._again.append(ends)
         self._deliver(events, self.mark.sent)
-        self.mark.offsets, self.mark.pending = ends, {}
+        self._again.popleft()
+        self.mark.offsets = ends
         self.mark.sent += len(events)
+        self.delivered += len(events)
         self._save()
 
     def _deliver(self, events: list[journals.Event], first: int) -> None:

@@ -3,7 +3,8 @@
     run.jsonl            one event a line: `run` first, then points, tags, files, datasets, `end` last
     rank<r>.jsonl        the same from another process of the run; no file has two writers
     files/<n>/<name>     what the `file` events name, as it was at that moment
-    <mirror>.json        how far a mirror has come, <mirror>.notes what it has to say (stages/common/mark.py)
+    <mirror>.json        how far a mirror has come, <mirror>.batches in what steps, <mirror>.notes what it has to say
+                         (stages/common/mark.py)
 
 The journal is the truth and a server a mirror of it: whatever happens to the server, nothing here is lost.
 """

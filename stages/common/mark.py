@@ -1,7 +1,8 @@
 """How far a mirror of a journal has come, and what it has to say: the files that it shares with the stage.
 
 The mark is written after the server has taken a batch, so a kill in between sends that batch again, and every
-batch can be sent twice. `pending` is written before it: the second time it is the same batch.
+batch can be sent twice. Where it ends is written before it, in <mirror>.batches: the second time it is the same
+batch, and a server that is sent all of a run again gets it in the same order, each event under its number of before.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ class Mark:
     target: str
     run: str = ""
     offsets: dict[str, int] = field(default_factory=dict)
-    pending: dict[str, int] = field(default_factory=dict)
     sent: int = 0
     refused: int = 0
     complete: bool = False
@@ -42,12 +42,27 @@ def path_of(journal: Path, mirror: str) -> Path:
 def load(journal: Path, mirror: str) -> Mark | None:
     """The mark, None where the mirror has not begun."""
     path = path_of(journal, mirror)
-    return Mark(**read_json(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    known = {each.name for each in fields(Mark)}  # one of an earlier version may say more
+    return Mark(**{name: value for name, value in read_json(path).items() if name in known})
 
 
 def save(journal: Path, mirror: str, mark: Mark) -> None:
     """Replace the mark at once: a kill leaves the old one or the new one."""
     write_json(path_of(journal, mirror), asdict(mark))
+
+
+def add_batch(journal: Path, mirror: str, ends: dict[str, int]) -> None:
+    """Write down where the next batch ends."""
+    with (journal / f"{mirror}.batches").open("a", encoding="utf-8") as file:
+        file.write(f"\n{json.dumps(ends)}\n")  # on a line of its own, also after one that a kill cut off
+
+
+def batches(journal: Path, mirror: str, offsets: dict[str, int]) -> list[dict[str, int]]:
+    """The batches beyond `offsets`, in the order in which they were first sent."""
+    found = [ends for ends, _ in journals.read(journal / f"{mirror}.batches") if ends]
+    return [ends for ends in found if any(end > offsets.get(file, 0) for file, end in ends.items())]
 
 
 def note(journal: Path, mirror: str, level: int, text: str) -> None:

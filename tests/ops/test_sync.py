@@ -120,7 +120,7 @@ def test_another_server_gets_the_whole_run(
     tmp_path: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = finished(tmp_path, 1200)
-    mark = marks.Mark(f"http://127.0.0.1:{free_port()}", "0" * 32, {journals.RUN: 5000}, {}, 50)
+    mark = marks.Mark(f"http://127.0.0.1:{free_port()}", "0" * 32, {journals.RUN: 5000}, 50)
     marks.save(journal, "mlflow", mark)
     assert sync.main(tmp_path) == [journal.name]
     (run,) = runs(client)
@@ -130,10 +130,18 @@ def test_another_server_gets_the_whole_run(
 def test_a_store_that_was_made_anew_gets_the_whole_run(tmp_path: Path, client: MlflowClient) -> None:
     journal = finished(tmp_path, 1200)
     address = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    marks.save(journal, "mlflow", marks.Mark(address, "0" * 32, {journals.RUN: 5000}, {}, 50))
+    marks.save(journal, "mlflow", marks.Mark(address, "0" * 32, {journals.RUN: 5000}, 50))
     assert sync.main(tmp_path) == [journal.name]
     (run,) = runs(client)
     assert len(client.get_metric_history(run.info.run_id, "loss")) == 1200
+
+
+def test_a_mark_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    journal = finished(tmp_path)
+    marks.save(journal, "mlflow", marks.Mark("t", sent=2))
+    path = marks.path_of(journal, "mlflow")
+    path.write_text(path.read_text().replace('"sent"', '"pending": {"run.jsonl": 7}, "sent"'))
+    assert marks.load(journal, "mlflow") == marks.Mark("t", sent=2)
 
 
 def test_a_batch_whose_answer_was_lost_is_the_same_batch_the_second_time(tmp_path: Path) -> None:
@@ -156,6 +164,35 @@ def test_a_batch_whose_answer_was_lost_is_the_same_batch_the_second_time(tmp_pat
         copier.advance()
     names = [(first, [event["name"] for event in events]) for first, events in sent.batches]
     assert names == [(0, ["lr", "rank1/loss"])] * 2 + [(2, ["loss"])] and sent.status == "FINISHED"
+
+
+def test_a_run_that_is_sent_again_has_each_event_under_its_number_of_before(tmp_path: Path) -> None:
+    """Of two processes' points that came by turns; also after a kill that cut off the note of the last batch."""
+    track, worker, first, again = Track(), Track(), Sent(), Sent(kept=False)
+    track.start(tmp_path, NAME, {}, {"lr": "0.1"}, follow=False)
+    journal = track.journal
+    assert journal is not None
+    worker.join(journal, 1)
+    copier = Copier(journal, "mlflow", first)
+    for step in range(3):
+        track.metric(f"loss-{step}", 1.0)
+        copier.advance()
+        worker.metric(f"rank1/loss-{step}", 1.0)
+        copier.advance()
+    with (journal / "mlflow.batches").open("a") as file:
+        file.write('\n{"run.jsonl": 9')
+    track.close("FINISHED")
+    worker.metric("rank1/last", 1.0)
+    worker.close("FINISHED")
+    for _ in range(2):
+        copier = Copier(journal, "mlflow", again)
+        for _ in range(4):
+            assert copier.advance()
+    copier = Copier(journal, "mlflow", again)
+    while not copier.mark.complete:
+        copier.advance()
+    assert len(again.numbered()) == 8 and first.numbered().items() <= again.numbered().items()
+    assert again.status == "FINISHED"
 
 
 def says(status: int) -> requests.HTTPError:
@@ -223,12 +260,23 @@ class Sent:
 
     address = "t"
 
-    def __init__(self) -> None:
+    def __init__(self, *, kept: bool = True) -> None:
+        self.kept = kept
         self.batches: list[tuple[int, list[journals.Event]]] = []
         self.status, self.answers = "", True
 
     def open(self, key: str, head: journals.Event, run: str) -> tuple[str, bool]:
-        return key, True
+        return key, self.kept
+
+    def numbered(self) -> dict[int, str]:
+        """The events' names; each number has one."""
+        pairs = {
+            (number, event["name"])
+            for first, events in self.batches
+            for number, event in enumerate(events, first)
+        }
+        assert len(dict(pairs)) == len(pairs)
+        return dict(pairs)
 
     def send(self, events: list[journals.Event], folder: Path, first: int) -> None:
         self.batches.append((first, events))
