@@ -81,14 +81,15 @@ def _send(root: Path, journal: Path, name: str, head: journals.Event) -> None:
 
 
 def _copy(copier: Copier, head: journals.Event) -> None:
-    before = copier.mark.sent
+    anew = False
     try:
         while not copier.mark.complete:
             try:
                 copier.advance()
-            except GoneError:  # the store is another one than before: all of it, from the beginning
-                before = copier.mark.sent
-                copier.advance()
+            except GoneError:  # the store is another one than before: all of it, once, from the beginning
+                if anew:
+                    raise
+                anew = True
     except Exception as error:
         if _is_outage(error):
             raise DownError(
@@ -98,7 +99,7 @@ def _copy(copier: Copier, head: journals.Event) -> None:
             f"{copier.mark.target}: {head['name']}: {one_line(error)}; nothing is lost, try again"
         ) from error
     refused = f", {copier.mark.refused} refused" if copier.mark.refused else ""
-    print(f"{head['name']}: {copier.mark.sent - before} events sent to {copier.mark.target}{refused}")
+    print(f"{head['name']}: {copier.delivered} events sent to {copier.mark.target}{refused}")
 
 
 def _is_outage(error: BaseException | None) -> bool:

@@ -15,7 +15,7 @@ class RefusedError(Exception):
 
 
 class GoneError(Exception):
-    """The server answers and knows nothing of the run: it begins anew."""
+    """The server answers and lacks the run, or part of what it was sent: it begins anew."""
 
 
 class Target(Protocol):
@@ -36,7 +36,7 @@ class Target(Protocol):
         """
 
     def end(self, status: str, at: int) -> None:
-        """Close the run as FINISHED, FAILED or KILLED, at `at` milliseconds."""
+        """Close the run as FINISHED, FAILED or KILLED, at `at` milliseconds. Raises GoneError."""
 
 
 def make_target(name: str, root: Path) -> Target:
