@@ -1,7 +1,8 @@
 """Give MLflow the runs it never saw: `python -m ops.backfill`. Idempotent; `make` does it after the pipeline.
 
 A stage that DVC restores from its run cache, or that came by `dvc pull`, executes nothing and so logs nothing.
-Its section and its metrics file say what was asked and what came out; a run that lacks is made from them.
+Its section and its metrics file say what was asked and what came out; a run that lacks is made from them. What
+somebody deleted, the run of a result or its experiment, does not lack.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ops import sync
+from stages.common import journal as journals
+from stages.common import mark as marks
 from stages.common.files import read_json
 from stages.common.run import RESULT, flat, result_key, run_name
 from stages.common.statistics import Metrics
-from stages.common.store import connect, one_line, shown, tracking_uri
+from stages.common.store import DELETED, connect, one_line, shown, tracking_uri
 from stages.common.tracking import track
 
 if TYPE_CHECKING:
+    from mlflow.entities import Experiment
     from mlflow.tracking import MlflowClient
 
 
 def main(root: Path) -> list[str]:
-    """Log each result of the workspace that no run holds yet; returns their files' names.
+    """Log each result of the workspace that no run holds yet, and none that was deleted; returns their files' names.
 
     Raises ValueError where the server does not answer.
     """
@@ -31,14 +35,19 @@ def main(root: Path) -> list[str]:
     sync.main(root)  # a run that waits in its journal is no run that lacks
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     client, experiments = _store(root)
-    filled = []
+    left, filled = _left(root), []
     for path in sorted((root / "metrics").rglob("*.json")):
         stage, variant = _stage(path.relative_to(root / "metrics"))
         if stage not in params:
             continue
         metrics: Metrics = read_json(path)
         key = result_key(params[stage], metrics)
-        if client.search_runs(experiments, f"tags.`{RESULT}` = '{key}'", max_results=1):
+        experiment = experiments.get(run_name(params, stage, variant).experiment)
+        if (
+            key in left
+            or (experiment and experiment.lifecycle_stage == DELETED)
+            or _held(client, experiments, key)
+        ):
             continue
         _log(root, params, stage, variant, metrics, key)
         filled.append(path.relative_to(root).as_posix())
@@ -48,12 +57,33 @@ def main(root: Path) -> list[str]:
     return filled
 
 
-def _store(root: Path) -> tuple[MlflowClient, list[str]]:
+def _left(root: Path) -> set[str]:
+    """The results whose runs somebody deleted before their journals were sent: no server knows them."""
+    return {
+        event["value"]
+        for journal in journals.folder(root).glob("[0-9]*")
+        if marks.deleted(journal)
+        for event, _ in journals.read(journal / journals.RUN)
+        if event and event["kind"] == "tag" and event["name"] == RESULT
+    }
+
+
+def _held(client: MlflowClient, experiments: dict[str, Experiment], key: str) -> bool:
+    """Whether a run has this result, one that was deleted included."""
+    from mlflow.entities import ViewType
+
+    every = [experiment.experiment_id for experiment in experiments.values()]
+    query = f"tags.`{RESULT}` = '{key}'"
+    return bool(client.search_runs(every, query, run_view_type=ViewType.ALL, max_results=1))
+
+
+def _store(root: Path) -> tuple[MlflowClient, dict[str, Experiment]]:
+    from mlflow.entities import ViewType
     from mlflow.exceptions import MlflowException
 
     try:
         client = connect(root)
-        return client, [experiment.experiment_id for experiment in client.search_experiments()]
+        return client, {experiment.name: experiment for experiment in client.search_experiments(ViewType.ALL)}
     except MlflowException as error:
         raise ValueError(
             f"{shown(tracking_uri(root))}: {one_line(error)}; run it again when it answers"

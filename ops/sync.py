@@ -52,7 +52,7 @@ def main(root: Path, dead: Collection[str] = ()) -> list[str]:
             except ValueError as problem:  # the other servers get theirs
                 problems.append(str(problem))
                 down |= {name} if isinstance(problem, DownError) else set()
-        sent += [journal.name] if marks.complete(journal) else []
+        sent += [journal.name] if marks.complete(journal) and not marks.deleted(journal) else []
     marks.prune(root)
     if problems:
         raise ValueError("; ".join(dict.fromkeys(problems)))
@@ -98,6 +98,9 @@ def _copy(copier: Copier, head: journals.Event) -> None:
         raise ValueError(
             f"{copier.mark.target}: {head['name']}: {one_line(error)}; nothing is lost, try again"
         ) from error
+    if copier.left:
+        print(copier.left)
+        return
     refused = f", {copier.mark.refused} refused" if copier.mark.refused else ""
     print(f"{head['name']}: {copier.delivered} events sent to {copier.mark.target}{refused}")
 

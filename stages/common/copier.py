@@ -10,7 +10,7 @@ from pathlib import Path
 from stages.common import journal as journals
 from stages.common import mark as marks
 from stages.common.store import DEAD
-from stages.common.target import GoneError, RefusedError, Target
+from stages.common.target import DeletedError, GoneError, RefusedError, Target
 
 BATCH_EVENTS = 500
 BATCH_BYTES = 256 * 1024  # of our lines; MLflow takes 1 MB of its own
@@ -26,6 +26,7 @@ class Copier:
         self._opened = False
         self._end: tuple[journals.Event, int] | None = None
         self.delivered = 0  # events, in this process
+        self.left = ""  # why nothing more is sent, and what would change that
         mark = marks.load(journal, name)
         self.mark = mark if mark and mark.target == target.address else marks.Mark(target.address)
         self._again = deque(marks.batches(journal, name, self.mark.offsets))  # known, and not yet taken
@@ -46,6 +47,9 @@ class Copier:
             self._begin_anew()
             self._opened = False
             raise
+        except DeletedError as error:
+            self._leave(error)
+            return False
         return self._end is not None or bool(self._again) or len(events) >= BATCH_EVENTS
 
     def _open(self) -> None:
@@ -130,9 +134,22 @@ class Copier:
             return False
         self.mark.complete = True
         self._save()
-        if marks.complete(self.journal):  # the copies take room, the lines little
+        # The copies take room, the lines little.
+        if marks.complete(self.journal) and not marks.deleted(self.journal):
             shutil.rmtree(self.journal / journals.FILES, ignore_errors=True)
         return False
+
+    def _leave(self, error: DeletedError) -> None:
+        """What somebody deleted is neither written nor made again; all of it stays in the journal."""
+        self.mark.complete = self.mark.deleted = True
+        self._save()
+        head = journals.header(self.journal)
+        path = marks.path_of(self.journal, self.name).relative_to(journals.root_of(self.journal))
+        self.left = (
+            f"{head['name'] if head else self.journal.name}: {error} in {self.mark.target}, nothing more is sent; "
+            f"to have it back: `{error.restore}`, `rm {path}`, `python -m ops.sync`"
+        )
+        self._note(self.left)
 
     def _note(self, text: str) -> None:
         marks.note(self.journal, self.name, logging.WARNING, text)

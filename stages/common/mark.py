@@ -32,6 +32,7 @@ class Mark:
     sent: int = 0
     refused: int = 0
     complete: bool = False
+    deleted: bool = False  # by somebody, on the server: complete, since nothing more is sent
 
 
 def path_of(journal: Path, mirror: str) -> Path:
@@ -93,6 +94,13 @@ def complete(journal: Path) -> bool:
     return all(mark is not None and mark.complete for mark in marks)
 
 
+def deleted(journal: Path) -> bool:
+    """Whether somebody deleted the run in one of its mirrors: its journal may be all that there is of it."""
+    head = journals.header(journal)
+    marks = [load(journal, mirror) for mirror in head["mirrors"]] if head else []
+    return any(mark is not None and mark.deleted for mark in marks)
+
+
 @contextmanager
 def lock(journal: Path, mirror: str) -> Iterator[None]:
     """One sender per journal and mirror at a time. Raises BlockingIOError where there is another."""
@@ -102,9 +110,12 @@ def lock(journal: Path, mirror: str) -> Iterator[None]:
 
 
 def prune(root: Path) -> None:
-    """Remove all but the newest finished journals; the copied files of a finished one are gone already."""
+    """Remove all but the newest finished journals; the copied files of a finished one are gone already.
+
+    One whose run was deleted on a server stays: it may be wanted back.
+    """
     folder = journals.folder(root)
-    found = [path for path in sorted(folder.glob("[0-9]*")) if complete(path)]
+    found = [path for path in sorted(folder.glob("[0-9]*")) if complete(path) and not deleted(path)]
     for path in found[:-KEEP]:
         with suppress(OSError):  # another process has just removed it
             path.rename(folder / f".removed-{path.name}")  # the name first: none is ever seen half gone

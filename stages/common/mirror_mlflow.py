@@ -11,8 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.common.journal import Event
-from stages.common.store import DEAD, close_dead_runs, connect, ensure_experiment, metric_name, one_line
-from stages.common.target import GoneError, RefusedError
+from stages.common.store import (
+    DEAD,
+    DELETED,
+    close_dead_runs,
+    connect,
+    ensure_experiment,
+    metric_name,
+    one_line,
+)
+from stages.common.target import DeletedError, GoneError, RefusedError
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -39,19 +47,19 @@ class MlflowTarget:
         self._client: MlflowClient
 
     def open(self, key: str, head: Event, run: str) -> tuple[str, bool]:
-        """The run that carries the journal's key as a tag, made where there is none."""
-        with _patience():
+        """The run that carries the journal's key as a tag, made where there is none, not even a deleted one."""
+        with self._alive():
             self._client = connect(self._root)
             self._key = key
             self._experiment = ensure_experiment(self._client, head["experiment"], self._root)
             close_dead_runs(self._client)
-            found = run or next((each.info.run_id for each in self._found()), "")
-            self._run = found or self._create(head)
+            self._run = run
+            self._run = run or self._first() or self._create(head)
         return self._run, self._run == run
 
     def send(self, events: list[Event], folder: Path, first: int) -> None:
         """One request for all points, and one for each file and dataset."""
-        with _patience():
+        with self._alive():
             self._log_batch(events)
             for event in events:
                 if event["kind"] == "file":
@@ -61,7 +69,7 @@ class MlflowTarget:
 
     def end(self, status: str, at: int) -> None:
         """Close the run, undo what others took for a death, and drop what a lost answer left behind."""
-        with _patience():
+        with self._alive():
             for run in self._found():
                 if run.info.run_id != self._run:  # a create that was repeated while the first was on its way
                     self._client.delete_run(run.info.run_id)
@@ -70,8 +78,38 @@ class MlflowTarget:
                         self._client.delete_tag(self._run, name)
             self._client.set_terminated(self._run, status, at)
 
-    def _found(self) -> Sequence[Run]:
-        return list(self._client.search_runs([self._experiment], f"tags.`{JOURNAL}` = '{self._key}'"))
+    def _first(self) -> str:
+        found = self._found() or self._found(deleted=True)
+        return next((str(each.info.run_id) for each in found), "")
+
+    def _found(self, *, deleted: bool = False) -> Sequence[Run]:
+        from mlflow.entities import ViewType
+
+        query = f"tags.`{JOURNAL}` = '{self._key}'"
+        view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+        return list(self._client.search_runs([self._experiment], query, run_view_type=view))
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """As `_patience`; of a refusal, which has no code of its own for that, it asks whether all is still there."""
+        try:
+            with _patience():
+                yield
+        except RefusedError:
+            with _patience():
+                self._check_deleted()
+            raise
+
+    def _check_deleted(self) -> None:
+        if not self._experiment:
+            return
+        # The experiment first: to restore it restores its runs.
+        experiment = self._client.get_experiment(self._experiment)
+        if experiment.lifecycle_stage == DELETED:
+            what = f"its experiment {experiment.name}"
+            raise DeletedError(what, f"mlflow experiments restore --experiment-id {self._experiment}")
+        if self._run and self._client.get_run(self._run).info.lifecycle_stage == DELETED:
+            raise DeletedError("the run", f"mlflow runs restore --run-id {self._run}")
 
     def _create(self, head: Event) -> str:
         tags = {name: value[:PARAM_LENGTH] for name, value in head["tags"].items()} | {JOURNAL: self._key}

@@ -17,6 +17,7 @@ from stages.common.journal import started
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+DELETED = "deleted"  # MLflow's lifecycle stage of what was deleted and can be restored
 DEAD = {"failed": "true", "error": "killed: its process is gone"}
 
 

@@ -18,6 +18,15 @@ class GoneError(Exception):
     """The server answers and lacks the run, or part of what it was sent: it begins anew."""
 
 
+class DeletedError(Exception):
+    """Somebody deleted the run on the server, and `restore` is the command that brings it back there."""
+
+    def __init__(self, what: str, restore: str) -> None:
+        """`what` was deleted, the run or its experiment."""
+        super().__init__(f"{what} was deleted")
+        self.restore = restore
+
+
 class Target(Protocol):
     """One run on one server. Each call raises whatever its library does where the server does not answer."""
 
@@ -26,17 +35,17 @@ class Target(Protocol):
     def open(self, key: str, head: Event, run: str) -> tuple[str, bool]:
         """Find the run of the journal `key`, or make it; `run` is its id if that is known.
 
-        Returns its id, and whether all that was sent before is still there.
+        Returns its id, and whether all that was sent before is still there. Raises DeletedError.
         """
 
     def send(self, events: list[Event], folder: Path, first: int) -> None:
         """Send points, tags, files (under `folder`) and datasets; `first` is the number of the first of them.
 
-        Raises RefusedError and GoneError.
+        Raises RefusedError, GoneError and DeletedError.
         """
 
     def end(self, status: str, at: int) -> None:
-        """Close the run as FINISHED, FAILED or KILLED, at `at` milliseconds. Raises GoneError."""
+        """Close the run as FINISHED, FAILED or KILLED, at `at` milliseconds. Raises GoneError and DeletedError."""
 
 
 def make_target(name: str, root: Path) -> Target:
