@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,10 @@ def test_a_second_run_runs_no_stage_and_changes_no_file(finished: Finished, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.skipif(
+    "LATHE_SOAK" not in os.environ, reason="test_life_kill.py compares another clone: make soak"
+)
 def test_another_clone_makes_the_same_bytes(source: Clone, finished: Finished, tmp_path: Path) -> None:
     clone = smoke(source, tmp_path / "elsewhere")
     clone.dvc("repro", "--no-run-cache")

@@ -6,11 +6,14 @@ tokenizer that writes a first token, with a chat template: applied or not, and o
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
-import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +78,12 @@ STOPPED = f"{ASKED}doc_to_target: answer\nnum_fewshot: 0\n{MEAN}" + (
 )
 
 
+COMMAND_LINES: dict[Path, Executor] = {}
+
+
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """tasks/*.yaml, their items, and a folder for each model."""
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """tasks/*.yaml, their items, a folder for each model, and a process for lm-eval's command lines."""
     folder = tmp_path_factory.mktemp("equal")
     (folder / "tasks").mkdir()
     items = folder / "items.jsonl"
@@ -99,7 +105,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (template, _) in CHATS.items():
         stopping(tokenizer, folder / name)
         beginning(tokenizer, template).save_pretrained(folder / name)
-    return folder
+    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "home"), "CUDA_VISIBLE_DEVICES": ""}
+    with ProcessPoolExecutor(1, get_context("spawn"), surround, (env,)) as COMMAND_LINES[folder]:
+        yield folder
 
 
 def lines() -> list[dict[str, str]]:
@@ -183,31 +191,29 @@ def model_of(kind: str, vocabulary: int) -> Any:
 
 def theirs(bench: Path, kind: str, tasks: list[str], *more: str) -> dict[str, list[dict[str, Any]]]:
     """Samples of the command line."""
-    command = [
-        *(
-            str(Path(sys.executable).with_name("lm_eval")),
-            "--model",
-            "hf",
-            "--device",
-            "cpu",
-            "--batch_size",
-            "4",
-        ),
-        *("--model_args", f"pretrained={bench / kind},dtype=float32", "--tasks", ",".join(tasks)),
-        *(
-            "--include_path",
-            str(bench / "tasks"),
-            "--log_samples",
-            "--output_path",
-            str(bench / "out" / kind),
-        ),
-        *more,
+    arguments = [
+        *("lm_eval", "--model", "hf", "--device", "cpu", "--batch_size", "4", "--tasks", ",".join(tasks)),
+        *("--model_args", f"pretrained={bench / kind},dtype=float32", "--include_path", str(bench / "tasks")),
+        *("--log_samples", "--output_path", str(bench / "out" / kind), *more),
     ]
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(bench / "home"), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    COMMAND_LINES[bench].submit(command_line, arguments).result()
     files = {name: next((bench / "out" / kind).rglob(f"samples_{name}_*.jsonl")) for name in tasks}
     return {name: [json.loads(line) for line in path.open()] for name, path in files.items()}
+
+
+def surround(env: dict[str, str]) -> None:
+    """Of the process, before it imports what reads it."""
+    os.environ |= env
+
+
+def command_line(arguments: list[str]) -> None:
+    """What `lm_eval` does, but for the index of all its tasks, in a process that has imported it once."""
+    from lm_eval import tasks
+    from lm_eval.__main__ import cli_evaluate
+
+    tasks.TaskManager = functools.partial(tasks.manager.TaskManager, include_defaults=False)
+    sys.argv = arguments
+    cli_evaluate()
 
 
 def ours(

@@ -41,7 +41,7 @@ def test_killed_seven_times_and_identical(prepared: Path, world: str) -> None:
     calm = Life(prepared / "calm", cfg).run()
     assert calm.returncode == 0, calm.log()
     life = Life(prepared / "killed", cfg)
-    for point in LIVES:
+    for point in LIVES if world == "one" or SOAK else LIVES[::2]:
         life.run(point)
         assert life.returncode != 0, f"{point} was never reached"
         assert not [path for path in life.checkpoints() if verify(path)]

@@ -74,6 +74,10 @@ def test_losses_in_bf16_are_summed_in_fp32_whatever_the_strategy(prepared: Path)
     assert all(each.losses[-1] < each.losses[0] / 10 for each in found.values())
 
 
+@pytest.mark.soak
+@pytest.mark.skipif(
+    "LATHE_SOAK" not in os.environ, reason="test_finetune_kill.py compares such runs: make soak"
+)
 @pytest.mark.parametrize("world", ["ddp", "fsdp"])
 def test_two_processes_repeat_to_the_last_bit(prepared: Path, world: str) -> None:
     cfg = replace(CFG, method=replace(LORA, dropout=0.1), world=WORLDS[world])
@@ -85,7 +89,7 @@ def test_two_processes_repeat_to_the_last_bit(prepared: Path, world: str) -> Non
 def test_two_processes_learn_preferences(prepared_pairs: Path, method: MethodConfig) -> None:
     cfg = replace(CFG, objective=Objective.dpo, method=method, max_steps=6, eval_every=3)
     one = progress(done(prepared_pairs, "one", cfg))
-    for name in ("ddp", "fsdp"):
+    for name in ("ddp", "fsdp") if method is LORA else ("fsdp",):
         two = progress(done(prepared_pairs, name, replace(cfg, world=WORLDS[name])))
         assert two.losses == pytest.approx(one.losses, rel=1e-4), name
 
