@@ -202,7 +202,7 @@ def hf(folder: Path, batch: int = 8) -> Any:
     model = Counted(
         pretrained=str(folder), device="cpu", dtype="float32", batch_size=batch, add_bos_token=False
     )
-    model.source, model.responses, model.rendered = str(folder), Responses(None), set()
+    model.source, model.responses, model.rendered, model.speaks = str(folder), Responses(None), set(), True
     model.template = ChatTemplate(model.tokenizer, str(folder))
     model.end = model.tokenizer.convert_ids_to_tokens(end_of_turn(model.tokenizer))
     model.model.generation_config = greedy(model.model, model.tokenizer)

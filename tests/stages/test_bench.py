@@ -17,6 +17,7 @@ import pytest
 
 from stages.bench.__main__ import main
 from stages.bench.config import Backend, Bench, Code, Precision, Variant
+from stages.bench.evaluation import evaluate
 from stages.bench.results import interval
 from stages.bench.tasks.rouge import rouge_l
 from stages.bench.tasks.scoring import final_number, gsm8k, triage
@@ -377,6 +378,18 @@ def test_our_own_tasks_need_a_chat_template_and_others_are_asked_without(
     with pytest.raises(ValueError, match="plain has no chat template, and heldout_loss asks through it"):
         main(section("heldout_loss"), "base", variant(plain))
     assert "plain has no chat template: in spite of bench.chat_template=true" in caplog.text
+
+
+def test_the_other_side_of_the_benchmark_answers_the_same(workspace: Path, tiny_model: Path) -> None:
+    """benchmarks/bench has lm-eval's class asked by `evaluate`, which may come to ask more of a model."""
+    from benchmarks.bench.__main__ import hf, scorer
+
+    cfg = section("heldout_loss", "helpdesk_triage", "helpdesk_intent")
+    theirs, ours = (evaluate(cfg, model)["samples"] for model in (hf(tiny_model, 2), scorer(tiny_model, cfg)))
+    for task in cfg.tasks:
+        for one, two in zip(theirs[task], ours[task], strict=True):
+            assert (one["doc_id"], one["prompt_hash"]) == (two["doc_id"], two["prompt_hash"])
+            assert len(one["filtered_resps"]) == len(two["filtered_resps"]) > 0
 
 
 def test_kept_templates_render_as_fresh_ones(monkeypatch: pytest.MonkeyPatch) -> None:
