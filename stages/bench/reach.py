@@ -98,9 +98,12 @@ def _read(module: str) -> tuple[dict[str, ast.stmt], list[ast.stmt], dict[str, s
 
 
 def imports(module: str, node: ast.Import | ast.ImportFrom) -> dict[str, str]:
-    """Full names by what the importing module calls them."""
+    """Full names by what the importing module calls them; of `import a.b`, which binds a, a.b beside it."""
     if isinstance(node, ast.Import):
-        return {alias.asname or alias.name.partition(".")[0]: alias.name for alias in node.names}
+        first = [alias.name.partition(".")[0] for alias in node.names if not alias.asname]
+        return {alias.asname or alias.name: alias.name for alias in node.names} | dict(
+            zip(first, first, strict=True)
+        )
     parts = module.split(".")
     package = parts if module_file(module).name == "__init__.py" else parts[:-1]
     up = package[: len(package) - node.level + 1] if node.level else []

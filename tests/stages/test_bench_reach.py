@@ -9,7 +9,7 @@ import pytest
 
 from ops.snapshot_config import recipe
 from stages.bench.modules import module_file
-from stages.bench.reach import forbidden, refused
+from stages.bench.reach import forbidden, imports, refused
 
 TASKS = "lm_eval.tasks"
 
@@ -49,6 +49,20 @@ def test_what_a_function_comes_to(function: str, why: str) -> None:
 )
 def test_what_merely_stands_beside_it_is_no_reason(function: str) -> None:
     assert forbidden(f"{TASKS}.{function}") == ""
+
+
+def test_what_an_import_binds() -> None:
+    """`import os.path` makes os.system as near as `import os` does."""
+    [plain, renamed, relative] = ast.parse("import os.path, re\nimport a.b as c\nfrom ..x import y as z").body
+    assert (
+        isinstance(plain, ast.Import)
+        and isinstance(renamed, ast.Import)
+        and isinstance(relative, ast.ImportFrom)
+    )
+    module = f"{TASKS}.noticia.utils"
+    assert imports(module, plain) == {"os": "os", "os.path": "os.path", "re": "re"}
+    assert imports(module, renamed) == {"c": "a.b"}
+    assert imports(module, relative) == {"z": f"{TASKS}.x.y"}
 
 
 def test_a_recipe_and_a_snapshot_are_refused_for_it() -> None:
