@@ -74,9 +74,14 @@ def repeats(loaded: Loaded, options: argparse.Namespace) -> list[Repeat]:
     other = Precision.bf16 if variant.precision is Precision.fp32 else Precision.fp32
     precisions = [other] if usual else [Precision[name] for name in options.precision]
     batched, precise = variant.backend in BATCHED, variant.backend not in ENDPOINTS
-    if not usual and ((sizes and not batched) or (precisions and not precise)):
-        what = "--batch-size" if sizes and not batched else "--precision"
-        raise ValueError(f"{what} changes nothing of backend {variant.backend.name}: its server decides")
+    for given, heeded, option in (
+        (options.batch_size, batched, "--batch-size"),
+        (options.precision, precise, "--precision"),
+    ):
+        if given and not heeded:
+            raise ValueError(
+                f"{option} changes nothing of backend {variant.backend.name}: its server decides"
+            )
     sizes, precisions = sizes if batched else [], precisions if precise else []
     found = [Repeat(PLAIN, cfg, variant)]
     found += [Repeat(f"seed-{seed}", replace(cfg, seed=seed), variant) for seed in seeds if seed != cfg.seed]

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from ops import sync
-from stages.common import mark as marks
-from stages.common.tracking import Mirror, RunName, Track
+from stages.common.tracking import Mirror, Track
+from tests.common.wandb_runs import NAME, closed, sent
 from tests.life import wait_for
 
-NAME = RunName("Test-Tiny", "tiny-finetune")
 BLOCK, HEADER, FULL, LAST = 32768, 7, 1, 4  # LevelDB's log format
 
 
@@ -64,15 +63,7 @@ def expected(journal: Path) -> list[tuple[float, int, float]]:
 
 
 def test_each_point_is_in_the_run_file_once(tmp_path: Path) -> None:
-    track = Track()
-    track.start(tmp_path, NAME, {"user": "ada"}, {"lr": "0.1"}, [Mirror.wandb])
-    journal = track.journal
-    assert journal is not None
-    for step in range(2000):
-        track.metric("loss", 1 / (step + 1), step)
-    track.text("logs/stage.log", "all is well")
-    track.tag("decision", "promote")
-    track.close("FINISHED")
+    journal = closed(tmp_path)
     sync.main(tmp_path)
     assert len(points(tmp_path)) == 2000 and points(tmp_path) == expected(journal)
     assert (run_file(tmp_path).parent / "files/logs/stage.log").read_text() == "all is well"
@@ -99,11 +90,6 @@ def test_a_killed_run_is_written_anew_and_each_point_once(tmp_path: Path) -> Non
     assert sync.main(tmp_path) == [journal.name]
     assert sync.main(tmp_path) == []
     assert len(points(tmp_path)) == 1500 and points(tmp_path) == expected(journal)
-
-
-def sent(root: Path) -> int:
-    (mark,) = [marks.load(path, "wandb") for path in root.glob(".lathe/tracking/[0-9]*")] or [None]
-    return mark.sent if mark else 0
 
 
 def test_without_the_package_the_stage_goes_on(

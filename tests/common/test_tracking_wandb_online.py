@@ -14,11 +14,10 @@ import pytest
 
 from stages.common import journal as journals
 from stages.common import mark as marks
-from stages.common.tracking import Mirror, RunName, Track
+from tests.common.wandb_runs import closed, sent
 from tests.common.wandb_server import Wandb, wandb_server
 from tests.life import HOUSE, wait_for
 
-NAME = RunName("Test-Tiny", "tiny-finetune")
 HALF = 600
 STAGE = """
 import sys, time
@@ -76,11 +75,6 @@ def sync(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
 
 
-def sent(root: Path) -> int:
-    (mark,) = [marks.load(path, "wandb") for path in root.glob(".lathe/tracking/[0-9]*")] or [None]
-    return mark.sent if mark else 0
-
-
 @pytest.mark.parametrize("first", [False, True], ids=["none of them", "the first of them"])
 def test_points_that_were_only_queued_at_a_kill_are_sent(server: Wandb, tmp_path: Path, first: bool) -> None:
     """The server has none of the points, or those of the first half, and then takes no more."""
@@ -101,20 +95,6 @@ def test_points_that_were_only_queued_at_a_kill_are_sent(server: Wandb, tmp_path
     assert shown(server, journal) == logged(journal) and len(logged(journal)) == 4 * HALF
     assert server.over[journal.name] == 1
     assert sync(tmp_path).stdout == "" and len(server.history(journal.name)) == 4 * HALF
-
-
-def closed(root: Path) -> Path:
-    """The journal of a run that was mirrored and has ended."""
-    track = Track()
-    track.start(root, NAME, {"user": "ada"}, {"lr": "0.1"}, [Mirror.wandb])
-    journal = track.journal
-    assert journal is not None
-    for step in range(2000):
-        track.metric("loss", 1 / (step + 1), step)
-    track.text("logs/stage.log", "all is well")
-    track.tag("decision", "promote")
-    track.close("FINISHED")
-    return journal
 
 
 def test_a_run_that_closes_has_each_point_once(server: Wandb, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 
@@ -85,5 +84,5 @@ def test_every_module_of_lm_evals_tasks_can_be_read() -> None:
     for path in sorted(root.rglob("*.py"))[::7]:
         module = ".".join((TASKS, *path.relative_to(root).with_suffix("").parts))
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef) and Path(path).name != "__init__.py":
+            if isinstance(node, ast.FunctionDef) and path.name != "__init__.py":
                 assert isinstance(forbidden(f"{module}.{node.name}"), str)
